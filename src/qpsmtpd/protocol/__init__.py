@@ -1,0 +1,73 @@
+"""SMTP as values: bytes in, events and replies out. No I/O, no clock, no dependency.
+
+    server = Server(hooks={"rcpt", "queue"})
+    server.receive_data(data)
+    while (event := server.next_event()) is not NEED_DATA: ...
+    send(server.data_to_send())
+"""
+
+from qpsmtpd.protocol import hooks
+from qpsmtpd.protocol.addresses import NULL_PATH, Mailbox, parse_path
+from qpsmtpd.protocol.commands import Command, Extension, Parameters
+from qpsmtpd.protocol.errors import LocalProtocolError, SyntaxProblem
+from qpsmtpd.protocol.events import CLOSED, DRAIN, NEED_DATA, Content, Event, Signal
+from qpsmtpd.protocol.framing import ContentReader, LineEndings, Mark
+from qpsmtpd.protocol.hooks import Hook
+from qpsmtpd.protocol.limits import Limits
+from qpsmtpd.protocol.replies import Reply, parse_reply
+from qpsmtpd.protocol.returncodes import (
+    DECLINED,
+    DENY,
+    DENY_DISCONNECT,
+    DENYSOFT,
+    DENYSOFT_DISCONNECT,
+    DONE,
+    OK,
+    REFUSALS,
+    ReturnCode,
+)
+from qpsmtpd.protocol.server import Server
+from qpsmtpd.protocol.state import ORDER, State
+from qpsmtpd.protocol.verdicts import FAILED, VERDICTS, Answer, Failure, Verdict
+
+__all__ = [
+    "CLOSED",
+    "DECLINED",
+    "DENY",
+    "DENYSOFT",
+    "DENYSOFT_DISCONNECT",
+    "DENY_DISCONNECT",
+    "DONE",
+    "DRAIN",
+    "FAILED",
+    "NEED_DATA",
+    "NULL_PATH",
+    "OK",
+    "ORDER",
+    "REFUSALS",
+    "VERDICTS",
+    "Answer",
+    "Command",
+    "Content",
+    "ContentReader",
+    "Event",
+    "Extension",
+    "Failure",
+    "Hook",
+    "Limits",
+    "LineEndings",
+    "LocalProtocolError",
+    "Mailbox",
+    "Mark",
+    "Parameters",
+    "Reply",
+    "ReturnCode",
+    "Server",
+    "Signal",
+    "State",
+    "SyntaxProblem",
+    "Verdict",
+    "hooks",
+    "parse_path",
+    "parse_reply",
+]

@@ -1,0 +1,146 @@
+r"""Where message content ends (RFC 5321 section 4.1.1.4), and how it is unstuffed.
+
+Theory of operation. CRLF, bare CR and bare LF are three different tokens. Content ends at
+CRLF `.` CRLF and at nothing else, where the CRLF of the DATA line counts as the first one;
+a server that takes less (LF `.` CRLF, CR `.` CR, ...) can be made to see two messages where
+its neighbour sees one. A dot at the start of a line, after CRLF only, is removed.
+
+Everything works on chunks as they come, in C: one search for CRLF `.`, and only where that
+is found one for the end and one replacement. What could be the beginning of an end mark or
+of a CRLF stays in the buffer until more has come, so that the cuts of the stream never show.
+
+Content with a bare CR or LF is refused (three counts find it), and so is content over its
+limit. The rest is then searched for its end, but not kept, so that the dialogue stays in
+step. One thing is answered at once, as the original does: a dot alone on a line that ends
+in a bare LF. That client believes it has finished and would wait for ever.
+"""
+
+import enum
+import re
+
+__all__ = ["ContentReader", "LineEndings", "Mark"]
+
+_BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
+_END_OR_BARE_DOT = re.compile(rb"\r\n\.\r\n|\n\.\n")
+_CONTEXT = 4  # octets before a cut that may belong to a mark: CR LF . CR
+
+
+class LineEndings(enum.Enum):
+    """What to do with a bare CR or LF in message content."""
+
+    STRICT = "refuse"
+    NORMALIZE = "make it CRLF, once the end of the content has been found by the strict rule"
+
+
+class Mark(enum.Enum):
+    """What the reader met at the point it has reached."""
+
+    MORE = "nothing: more bytes are needed"
+    END = "the end of the content"
+    BARE = "a bare CR or LF: the content is refused, and read to its end"
+    TOO_LARGE = "the limit: the content is refused, and read to its end"
+    BARE_DOT = "a dot on a line ended by a bare LF: the dialogue is out of step"
+
+    __hash__ = object.__hash__
+
+
+class ContentReader:
+    """Takes message content out of a buffer, chunk by chunk."""
+
+    __slots__ = ("_context", "_discarding", "_normalize", "_room")
+
+    def __init__(self, limit: int | None, line_endings: LineEndings = LineEndings.STRICT) -> None:
+        """`limit` is the largest content, in octets with a line end counted as one."""
+        self._room = limit
+        self._normalize = line_endings is LineEndings.NORMALIZE
+        self._context = b"\r\n"
+        self._discarding = False
+
+    def discard(self) -> None:
+        """Read on to the end, but give no more content."""
+        self._discarding = True
+
+    def read(self, buffer: bytearray) -> tuple[bytes, Mark]:
+        """Remove what can be removed from `buffer`; give the content in it and what came up."""
+        if self._discarding:
+            return b"", self._discard(buffer)
+        start = 0
+        if buffer[:1] == b"." and self._context.endswith(b"\r\n"):
+            if buffer[:3] == b".\r\n":
+                del buffer[:3]
+                return b"", Mark.END
+            if len(buffer) < 3 and b".\r\n".startswith(buffer):
+                return b"", Mark.MORE
+            start = 1
+        stuffed = buffer.find(b"\r\n.", start)
+        end = buffer.find(b"\r\n.\r\n", stuffed) if stuffed >= 0 else -1
+        if end >= 0:
+            stop, consumed = end + 2, end + 5
+        else:
+            stop = consumed = self._certain(buffer, start)
+        data = bytes(buffer[start:stop])
+        lines = data.count(b"\r\n")
+        bare = not lines == data.count(b"\n") == data.count(b"\r")
+        if bare and not self._normalize:
+            return self._refuse_bare(buffer, start, data)
+        if stuffed >= 0 and stuffed != end:
+            data = data.replace(b"\r\n.", b"\r\n")
+        if bare:
+            data = _normalized(data)
+            lines = data.count(b"\r\n")
+        if self._room is not None:
+            self._room -= len(data) - lines
+            if self._room < 0:
+                return self._refuse_large(buffer, data, stop, self._room + len(data) - lines)
+        if end < 0:
+            self._context = (self._context + buffer[max(0, stop - _CONTEXT) : stop])[-_CONTEXT:]
+        del buffer[:consumed]
+        return data, Mark.MORE if end < 0 else Mark.END
+
+    def _certain(self, buffer: bytearray, start: int) -> int:
+        """How far the buffer holds content for certain: neither half a CRLF nor half an end."""
+        stop = len(buffer)
+        if buffer.endswith(b"\r", start):
+            stop -= 1
+        if buffer.endswith(b"\r\n.", start, stop):
+            stop -= 1
+        return stop
+
+    def _refuse_bare(self, buffer: bytearray, start: int, data: bytes) -> tuple[bytes, Mark]:
+        bare = _BARE.search(data)
+        assert bare is not None, "the counts differ, so there is one"
+        data = data[: bare.start()]
+        stop = start + bare.start()
+        clean = data.replace(b"\r\n.", b"\r\n")
+        if self._room is not None:
+            size = len(clean) - clean.count(b"\r\n")
+            if size > self._room:
+                return self._refuse_large(buffer, clean, stop, self._room)
+        self._skip(buffer, stop)
+        return clean, Mark.BARE
+
+    def _refuse_large(self, buffer: bytearray, data: bytes, stop: int, room: int) -> tuple[bytes, Mark]:
+        cut = room
+        while (more := room + data.count(b"\r\n", 0, cut)) > cut:
+            cut = more
+        self._skip(buffer, stop)
+        return data[:cut], Mark.TOO_LARGE
+
+    def _skip(self, buffer: bytearray, stop: int) -> None:
+        self._context = (self._context + buffer[max(0, stop - _CONTEXT) : stop])[-_CONTEXT:]
+        self._discarding = True
+        del buffer[:stop]
+
+    def _discard(self, buffer: bytearray) -> Mark:
+        window = self._context + buffer
+        mark = _END_OR_BARE_DOT.search(window)
+        if mark is None:
+            self._context = window[-_CONTEXT:]
+            buffer.clear()
+            return Mark.MORE
+        del buffer[: mark.end() - len(self._context)]
+        return Mark.END if mark[0] == b"\r\n.\r\n" else Mark.BARE_DOT
+
+
+def _normalized(data: bytes) -> bytes:
+    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")

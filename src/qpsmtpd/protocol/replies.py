@@ -1,0 +1,98 @@
+"""SMTP replies (RFC 5321 section 4.2) with enhanced status codes (RFC 2034, RFC 3463).
+
+A reply is a value; `encode` is the only place where text becomes reply bytes, so that
+nothing a client or a plugin says can add a line, a control character or an overlong line.
+"""
+
+import re
+from dataclasses import dataclass
+
+__all__ = ["LINE_LIMIT", "Reply", "parse_reply"]
+
+LINE_LIMIT = 512
+"""Octets in a reply line, CRLF included (RFC 5321 section 4.5.3.1.5)."""
+
+_ENHANCED = re.compile(r"([245])\.(\d{1,3})\.(\d{1,3})(?: |$)", re.ASCII)
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_SHORT = 400  # characters that fit a reply line whatever stands before them
+_LINE = re.compile(rb"([2-5][0-9]{2})([ -])([^\r\n]*)\r\n|([2-5][0-9]{2})\r\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A reply code, an optional enhanced status code, and the text, one line after another.
+
+    The text may hold line feeds; each starts a new reply line.
+    """
+
+    code: int
+    enhanced: str | None
+    text: str
+
+    def encode(self, *, enhanced: bool = True, utf8: bool = False) -> bytes:
+        """The reply as sent: well-formed lines of at most 512 octets each.
+
+        `enhanced` says whether status codes are shown (they never are in a greeting or in
+        the answer to HELO and EHLO, RFC 2034 section 4). A text that begins with a status
+        code of the right class brings its own. Characters that a reply cannot hold are
+        shown as `?`; without `utf8` (RFC 6531 section 3.7.4.2) others than ASCII as escapes.
+        """
+        text = self.text
+        if enhanced and text[:1] in "245":
+            prefix, text = self._status(text)
+        else:
+            prefix = f"{self.enhanced} " if enhanced and self.enhanced else ""
+        if len(text) < _SHORT and text.isascii() and text.isprintable():
+            return f"{self.code} {prefix}{text}\r\n".encode("ascii")
+        return b"".join(self._lines(prefix, text, "utf-8" if utf8 else "ascii"))
+
+    def _status(self, text: str) -> tuple[str, str]:
+        own = _ENHANCED.match(text)
+        if own and own[1] == str(self.code)[0]:
+            return own[0].rstrip() + " ", text[own.end() :]
+        return (f"{self.enhanced} " if self.enhanced else ""), text
+
+    def _lines(self, prefix: str, text: str, encoding: str) -> list[bytes]:
+        room = LINE_LIMIT - len("250-\r\n") - len(prefix)
+        pieces: list[bytes] = []
+        for line in text.split("\n"):
+            clean = _UNPRINTABLE.sub("?", line.rstrip("\r").replace("\t", " "))
+            pieces += _wrap(clean.encode(encoding, "backslashreplace"), room)
+        head = f"{self.code}-{prefix}".encode("ascii")
+        last = f"{self.code} {prefix}".encode("ascii")
+        lines = [head + piece + b"\r\n" for piece in pieces[:-1]]
+        return [*lines, last + pieces[-1] + b"\r\n"]
+
+
+def _wrap(line: bytes, room: int) -> list[bytes]:
+    """Cut a line into pieces of at most `room` octets, never inside a UTF-8 character."""
+    pieces: list[bytes] = []
+    while len(line) > room:
+        cut = room
+        while line[cut] & 0xC0 == 0x80:
+            cut -= 1
+        pieces.append(line[:cut])
+        line = line[cut:]
+    return [*pieces, line]
+
+
+def parse_reply(data: bytes) -> Reply:
+    """Read one whole reply, as a client would. Raises ValueError if it is not well formed."""
+    position, codes, texts = 0, set[bytes](), list[str]()
+    enhanced: str | None = None
+    more = True
+    while more:
+        line = _LINE.match(data, position)
+        if line is None or len(line[0]) > LINE_LIMIT:
+            raise ValueError(f"not a reply line: {data[position : position + 80]!r}")
+        position = line.end()
+        codes.add(line[1] or line[4])
+        text = (line[3] or b"").decode("utf-8", "surrogateescape")
+        status = _ENHANCED.match(text)
+        if status and status[1].encode() == (line[1] or line[4])[:1]:
+            enhanced, text = status[0].rstrip(), text[status.end() :]
+        texts.append(text)
+        more = line[2] == b"-"
+    if position != len(data) or len(codes) != 1:
+        raise ValueError(f"not one reply: {data[:80]!r}")
+    return Reply(int(codes.pop()), enhanced, "\n".join(texts))

@@ -1,0 +1,538 @@
+"""The server's side of SMTP as a pure state machine: bytes in, events and replies out.
+
+The conversation is a generator; each command has a script that reads from top to bottom.
+A script yields an event and is resumed when the driver asks for the next one: with the
+answer, if it was a hook. Order stands in `state`, the meaning of answers in `verdicts`,
+syntax in `commands` and `addresses`, the end of content in `framing`.
+
+Nothing in here knows sockets, time or plugins.
+"""
+
+from collections.abc import Callable, Generator, Iterable
+
+from qpsmtpd.protocol import hooks
+from qpsmtpd.protocol.addresses import NULL_PATH, Mailbox, parse_path
+from qpsmtpd.protocol.commands import Command, Extension, Parameters, check_parameters, parse_path_argument
+from qpsmtpd.protocol.errors import LocalProtocolError, SyntaxProblem
+from qpsmtpd.protocol.events import CLOSED, DRAIN, NEED_DATA, Content, Event
+from qpsmtpd.protocol.framing import ContentReader, LineEndings, Mark
+from qpsmtpd.protocol.hooks import Hook
+from qpsmtpd.protocol.limits import Limits
+from qpsmtpd.protocol.replies import Reply
+from qpsmtpd.protocol.returncodes import DECLINED, DONE, OK, ReturnCode
+from qpsmtpd.protocol.state import ORDER, State
+from qpsmtpd.protocol.verdicts import FAILED, VERDICTS, Answer, Verdict
+
+__all__ = ["Server"]
+
+_Result = tuple[Answer, tuple[str, ...]]
+_NOTHING: _Result = (DECLINED, ())  # sent into the conversation behind an event that asks nothing
+_Script = Generator[Event, _Result, None]
+
+_VERBS = {command.value: command for command in Command}
+
+_LINE_TOO_LONG = Reply(500, "5.5.2", "Line too long")
+_BARE_LINE_END = Reply(500, "5.5.2", "A command line ends with CRLF and holds no other CR or LF")
+_UNKNOWN_ARGUMENT = Reply(501, "5.5.4", "This command takes no argument")
+_NO_HOST = Reply(501, None, "This command needs your host name or address literal")
+_NULL_RECIPIENT = Reply(501, "5.1.3", "The null path is no recipient")
+_NEEDS_SMTPUTF8 = Reply(553, "5.6.7", "An address with non-ASCII characters needs the SMTPUTF8 parameter")
+_TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Too many recipients")
+_TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many errors")
+_RESET = Reply(250, "2.0.0", "OK")
+_TOO_LARGE = Reply(552, "5.3.4", "Message too large")
+_HEADER_TOO_LARGE = Reply(552, "5.3.4", "Message header too large")
+_BARE_IN_CONTENT = Reply(554, "5.6.0", "Message content holds a CR or LF that is not part of a CRLF")
+_OUT_OF_STEP = Reply(421, "4.5.2", "Message content ends with CRLF . CRLF; see https://cr.yp.to/docs/smtplf.html")
+_CUT_OFF = Reply(451, "4.4.2", "Incomplete message")
+
+_QUEUE = hooks.Queue
+_AFTER_CONTENT: tuple[type[Hook], ...] = (
+    hooks.DataPostHeaders,
+    hooks.ReceivedLine,
+    hooks.DataPost,
+    hooks.QueuePre,
+    hooks.Queue,
+    hooks.QueuePost,
+)
+_REFUSED_CONTENT = {Mark.BARE: _BARE_IN_CONTENT, Mark.TOO_LARGE: _TOO_LARGE}
+
+
+class Server:
+    """One SMTP session, seen from the server, without I/O.
+
+    Feed it with `receive_data`, take what it asks from `next_event`, answer hooks, and send
+    what `data_to_send` gives. What a peer does wrong becomes a reply; only misuse by the
+    driver raises `LocalProtocolError`.
+    """
+
+    def __init__(
+        self,
+        *,
+        hooks: Iterable[str] = (),
+        hostname: str = "localhost",
+        greeting: str | None = None,
+        limits: Limits | None = None,
+        extensions: Iterable[Extension] = Extension,
+        line_endings: LineEndings = LineEndings.STRICT,
+    ) -> None:
+        """Start a session; the first `next_event` leads to the greeting.
+
+        `hooks` names the hooks to be asked about; the others count as DECLINED, which
+        accepts senders, refuses recipients for now and queues nothing. `greeting` replaces
+        the text behind 220. Raises ValueError for a hook that does not exist.
+        """
+        self._wanted = frozenset(hooks)
+        if unknown := self._wanted - VERDICTS.keys():
+            raise ValueError(f"no such hook: {', '.join(sorted(unknown))}")
+        self._hostname = hostname
+        self._greeting = greeting or f"{hostname} ESMTP qpsmtpd"
+        self._limits = limits or Limits()
+        self._extensions = frozenset(extensions)
+        self._line_endings = line_endings
+        self._enhanced = Extension.ENHANCEDSTATUSCODES in self._extensions
+
+        self._input = bytearray()
+        self._output = bytearray()
+        self._eof = False
+        self._closing = False
+        self._pending: Hook | None = None
+        self._answer = _NOTHING
+        self._own_reply: tuple[Reply, ...] = ()
+        self._goodbye: Reply | None = None
+        self._searched = 0  # octets at the start of the input known to hold no LF
+        self._in_content = False
+
+        # The session; `_forget_transaction` and the scripts of HELO and EHLO reset it.
+        self._state = State.START
+        self._esmtp = False
+        self._errors = 0
+        self._keywords: list[str] = []
+        # The transaction.
+        self._recipients = 0
+        self._utf8 = False
+
+        self._after_content = [h for h in _AFTER_CONTENT if h.name in self._wanted or h is _QUEUE]
+        self._scripts: dict[Command, Callable[[str], _Script]] = {
+            Command.HELO: self._helo,
+            Command.EHLO: self._ehlo,
+            Command.MAIL: self._mail,
+            Command.RCPT: self._rcpt,
+            Command.DATA: self._data,
+            Command.RSET: self._rset,
+            Command.NOOP: self._noop,
+            Command.QUIT: self._quit,
+            Command.VRFY: self._vrfy,
+            Command.HELP: self._help,
+        }
+        self._conversation = self._converse()
+        next(self._conversation)
+
+    # The driver's side
+
+    def receive_data(self, data: bytes | bytearray | memoryview) -> None:
+        """Take bytes from the peer; empty bytes say that it has closed its side.
+
+        Call this when `next_event` has given `NEED_DATA`; what is given at once is the bound
+        of the input buffer. Raises LocalProtocolError for data after the end.
+        """
+        if not data:
+            self._eof = True
+        elif self._eof:
+            raise LocalProtocolError("data after the end of file")
+        elif not self._closing:
+            self._input += data
+
+    def next_event(self) -> Event:
+        """Go on with the conversation up to the next event.
+
+        Raises LocalProtocolError while a hook waits for its answer.
+        """
+        if self._pending is not None:
+            raise LocalProtocolError(f"the {self._pending.name} hook waits for its answer")
+        answer, self._answer = self._answer, _NOTHING
+        try:
+            if self._goodbye is None:
+                event = self._conversation.send(answer)
+            else:
+                event = self._conversation.throw(_HangUp())
+        except StopIteration:
+            return CLOSED
+        if isinstance(event, Hook):
+            self._pending = event
+        return event
+
+    def answer(self, code: ReturnCode, *texts: str) -> None:
+        """Answer the hook that was asked, with text for the client where the verdict shows it.
+
+        Raises LocalProtocolError if no hook was asked, and TypeError for what is no answer.
+        """
+        if not isinstance(code, ReturnCode):  # pyright: ignore[reportUnnecessaryIsInstance] - plugins are not typed
+            raise TypeError(f"not a return code: {code!r}")
+        self._settle(code, texts)
+
+    def fail(self) -> None:
+        """Say that the hook that was asked could not be answered; the client is told 451.
+
+        Raises LocalProtocolError if no hook was asked.
+        """
+        self._settle(FAILED, ())
+
+    def respond(self, code: int, *lines: str) -> None:
+        """Prepare the plugin's own reply to the pending hook; it is sent if the answer is DONE.
+
+        Raises LocalProtocolError if no hook was asked, and ValueError for an impossible code.
+        """
+        if self._pending is None:
+            raise LocalProtocolError("no hook was asked")
+        if not 200 <= code <= 599:
+            raise ValueError(f"not a reply code: {code}")
+        self._own_reply += (Reply(code, None, "\n".join(lines)),)
+
+    def announce(self, *keywords: str) -> None:
+        """Add keywords, with their parameters, to the reply to the next EHLO."""
+        self._keywords += keywords
+
+    def hang_up(self, reply: Reply) -> None:
+        """End the session with this reply: a timeout, a shutdown. `next_event` leads to CLOSED.
+
+        Raises LocalProtocolError while a hook waits for its answer.
+        """
+        if self._pending is not None:
+            raise LocalProtocolError(f"the {self._pending.name} hook waits for its answer")
+        if not self._closing:
+            self._goodbye = reply
+
+    def data_to_send(self) -> bytes:
+        """The replies that wait to be sent; they are then forgotten here."""
+        data = bytes(self._output)
+        self._output.clear()
+        return data
+
+    @property
+    def in_content(self) -> bool:
+        """Whether message content is being received, which may take longer than a command."""
+        return self._in_content
+
+    def _settle(self, answer: Answer, texts: tuple[str, ...]) -> None:
+        if self._pending is None:
+            raise LocalProtocolError("no hook was asked")
+        self._pending = None
+        self._answer = answer, texts
+
+    # The conversation
+
+    def _converse(self) -> _Script:
+        try:
+            yield NEED_DATA  # taken by __init__, so that `hang_up` can reach the conversation
+            yield from self._ask(hooks.Connect, subject=self._greeting)
+            while not self._closing:
+                line = self._line()
+                if line is None:
+                    if self._eof:
+                        self._closing = True
+                        yield from self._forget_transaction()
+                        yield from self._ask(hooks.Disconnect)
+                        return
+                    yield NEED_DATA
+                    continue
+                script = self._script(line)
+                if script is not None:
+                    yield from script
+                if self._errors > self._limits.errors:
+                    self._say(_TOO_MANY_ERRORS)
+                    yield from self._disconnect()
+                elif len(self._output) > self._limits.output:
+                    yield DRAIN
+        except _HangUp:
+            reply, self._goodbye = self._goodbye, None
+            assert reply is not None
+            self._say(reply)
+            yield from self._disconnect()
+
+    def _line(self) -> bytes | None:
+        """The next command line, without its LF; None if it has not come whole."""
+        buffer, limit = self._input, self._limits.command_line
+        end = buffer.find(b"\n", self._searched)
+        if end < 0:
+            if len(buffer) > limit:  # an overlong line is remembered by its length alone
+                del buffer[limit:]
+            self._searched = len(buffer)
+            return None
+        line = bytes(buffer[:end])
+        del buffer[: end + 1]
+        self._searched = 0
+        return line
+
+    def _script(self, line: bytes) -> _Script | None:
+        """The script for a line, or None if the line has been refused."""
+        if len(line) >= self._limits.command_line:
+            return self._refuse(_LINE_TOO_LONG)
+        if line.find(b"\r") != len(line) - 1 or not line:
+            return self._refuse(_BARE_LINE_END)
+        verb, _, rest = line[:-1].partition(b" ")
+        argument = rest.decode("utf-8", "surrogateescape")
+        command = _VERBS.get(verb.upper())
+        if command is None:
+            self._errors += 1
+            return self._unrecognized(verb.decode("utf-8", "surrogateescape").lower(), argument)
+        out_of_order = ORDER[command][self._state]
+        if out_of_order is not None:
+            return self._refuse(out_of_order)
+        return self._scripts[command](argument)
+
+    # One script a command
+
+    def _helo(self, argument: str) -> _Script:
+        yield from self._hello(hooks.Helo, argument, ())
+
+    def _ehlo(self, argument: str) -> _Script:
+        keywords = [extension.value for extension in Extension if extension in self._extensions]
+        if Extension.SIZE in self._extensions and self._limits.message_size is not None:
+            keywords[keywords.index("SIZE")] = f"SIZE {self._limits.message_size}"
+        yield from self._hello(hooks.Ehlo, argument, keywords)
+
+    def _hello(self, hook: type[hooks.Helo | hooks.Ehlo], argument: str, keywords: Iterable[str]) -> _Script:
+        words = argument.split()
+        if not words or words[0].isdigit():  # a number is no host name (RFC 1123 section 2.1)
+            self._refuse(_NO_HOST)
+            return
+        if self._state in (State.MAIL, State.RCPT):  # RFC 5321 section 4.1.4
+            yield from self._forget_transaction()
+        del self._keywords[:]
+        answer, texts = DECLINED, ()
+        if hook.name in self._wanted:
+            answer, texts = yield hook(words[0], tuple(words[1:]))
+        verdict = VERDICTS[hook.name][answer]
+        # Composed now, since a plugin may have announced keywords while it was asked.
+        self._speak(verdict, texts, "\n".join([self._hostname, *keywords, *self._keywords]))
+        if verdict.close:
+            yield from self._disconnect()
+        if verdict.proceed:
+            self._state = State.IDLE
+            self._esmtp = hook is hooks.Ehlo
+
+    def _mail(self, argument: str) -> _Script:
+        parsed = parse_path_argument("FROM:", argument)
+        if isinstance(parsed, SyntaxProblem):
+            self._refuse(parsed.reply)
+            return
+        path, parameters = parsed
+        problem = check_parameters(Command.MAIL, parameters, self._extensions) or self._too_large(parameters)
+        if problem is not None:
+            self._refuse(problem.reply)
+            return
+        yield from self._forget_transaction()
+        self._utf8 = "smtputf8" in parameters
+        sender = yield from self._path(hooks.MailPre, path, parameters)
+        if sender is None:
+            return
+        verdict = yield from self._ask(hooks.Mail, sender, parameters, subject=sender.path)
+        if verdict.proceed:
+            self._state = State.MAIL
+
+    def _rcpt(self, argument: str) -> _Script:
+        parsed = parse_path_argument("TO:", argument)
+        if isinstance(parsed, SyntaxProblem):
+            self._refuse(parsed.reply)
+            return
+        path, parameters = parsed
+        problem = check_parameters(Command.RCPT, parameters, self._extensions)
+        if problem is not None:
+            self._refuse(problem.reply)
+            return
+        if self._recipients >= self._limits.recipients:
+            self._say(_TOO_MANY_RECIPIENTS)
+            return
+        recipient = yield from self._path(hooks.RcptPre, path, parameters)
+        if recipient is None:
+            return
+        if recipient == NULL_PATH:
+            self._refuse(_NULL_RECIPIENT)
+            return
+        verdict = yield from self._ask(hooks.Rcpt, recipient, parameters, subject=recipient.path)
+        if verdict.proceed:
+            self._state = State.RCPT
+            self._recipients += 1
+
+    def _path(
+        self, hook: type[hooks.MailPre | hooks.RcptPre], path: str, parameters: Parameters
+    ) -> Generator[Event, _Result, Mailbox | None]:
+        """The mailbox in a path, which a plugin may mend first; None if it was refused."""
+        if hook.name in self._wanted:
+            answer, texts = yield hook(path, parameters)
+            verdict = VERDICTS[hook.name][answer]
+            self._speak(verdict, (), "")
+            if not verdict.proceed:
+                return None
+            if answer is OK:
+                path = texts[0] if texts else ""
+        mailbox = parse_path(path)
+        if isinstance(mailbox, SyntaxProblem):
+            self._refuse(mailbox.reply)
+            return None
+        if not mailbox.is_ascii and not self._utf8:
+            self._refuse(_NEEDS_SMTPUTF8)
+            return None
+        return mailbox
+
+    def _too_large(self, parameters: Parameters) -> SyntaxProblem | None:
+        size, limit = parameters.get("size"), self._limits.message_size
+        return SyntaxProblem(_TOO_LARGE) if size and limit is not None and int(size) > limit else None
+
+    def _data(self, argument: str) -> _Script:
+        if argument.strip():
+            self._refuse(_UNKNOWN_ARGUMENT)
+            return
+        verdict = yield from self._ask(hooks.Data)
+        if not verdict.proceed:
+            return
+        self._in_content = True
+        problem = yield from self._content()
+        self._in_content = False
+        if self._closing:
+            return
+        if problem is not None:
+            self._say(problem)
+            yield from self._forget_transaction()
+            return
+        protocol = ("UTF8SMTP" if self._utf8 else "ESMTP") if self._esmtp else "SMTP"  # RFC 3848, RFC 6531
+        for hook in self._after_content:
+            verdict = yield from self._ask(hook, *((protocol,) if hook is hooks.ReceivedLine else ()))
+            if not verdict.proceed:
+                return
+
+    def _content(self) -> Generator[Event, _Result, Reply | None]:
+        """Receive the content; give the reply that refuses it, or None if it is good."""
+        reader = ContentReader(self._limits.message_size, self._line_endings)
+        problem: Reply | None = None
+        header_room = self._limits.header_size
+        context: bytes | None = b"\r\n"  # the last octets of the header, None when it is over
+        while True:
+            data, mark = reader.read(self._input)
+            problem = problem or _REFUSED_CONTENT.get(mark)
+            if data and context is not None:
+                found = (context + data).find(b"\r\n\r\n")
+                end = len(data) if found < 0 else found + 4 - len(context)
+                header, data = data[:end], data[end:]
+                if end > header_room:
+                    problem, header, data = _HEADER_TOO_LARGE, header[:header_room], b""
+                    reader.discard()
+                header_room -= len(header)
+                if header:
+                    yield Content(header)
+                context = (context + header)[-3:] if found < 0 else None
+                if found >= 0 and problem is not _HEADER_TOO_LARGE:
+                    problem = (yield from self._headers_end()) or problem
+            if self._closing:
+                return None
+            if data:
+                yield Content(data)
+            if mark is Mark.END:
+                break
+            if mark is Mark.BARE_DOT:
+                self._say(_OUT_OF_STEP)
+                yield from self._disconnect()
+                return None
+            if mark is Mark.MORE:
+                if self._eof:
+                    return _CUT_OFF
+                yield NEED_DATA
+        if problem is None and context is not None:
+            problem = yield from self._headers_end()
+        return problem
+
+    def _headers_end(self) -> Generator[Event, _Result, Reply | None]:
+        """Ask at the end of the header; give what is to be said when the content has ended."""
+        if "data_headers_end" not in self._wanted:
+            return None
+        answer, texts = yield hooks.DataHeadersEnd()
+        verdict = VERDICTS["data_headers_end"][answer]
+        if not verdict.proceed and not verdict.close:
+            return verdict.reply
+        self._speak(verdict, texts, "")
+        if verdict.close:
+            yield from self._disconnect()
+        return None
+
+    def _unrecognized(self, word: str, rest: str) -> _Script:
+        yield from self._ask(hooks.UnrecognizedCommand, word, rest)
+
+    def _rset(self, argument: str) -> _Script:
+        del argument  # tolerated, as in the original
+        self._say(_RESET)
+        yield from self._forget_transaction()
+
+    def _noop(self, argument: str) -> _Script:
+        del argument
+        yield from self._ask(hooks.Noop)
+
+    def _vrfy(self, argument: str) -> _Script:
+        del argument
+        yield from self._ask(hooks.Vrfy)
+
+    def _help(self, argument: str) -> _Script:
+        yield from self._ask(hooks.Help, argument or None)
+
+    def _quit(self, argument: str) -> _Script:
+        del argument
+        yield from self._ask(hooks.Quit)
+
+    # Steps the scripts share
+
+    def _ask(
+        self, hook: type[Hook], *arguments: object, subject: str = ""
+    ) -> Generator[Event, _Result, Verdict]:
+        """Ask a hook if the driver wants it, and carry out what its answer means."""
+        answer, texts = DECLINED, ()
+        if hook.name in self._wanted:
+            answer, texts = yield hook(*arguments)
+        verdict = VERDICTS[hook.name][answer]
+        self._speak(verdict, texts, subject)
+        if verdict.close or verdict.reset:
+            yield from self._clear(verdict)
+        return verdict
+
+    def _speak(self, verdict: Verdict, texts: tuple[str, ...], subject: str) -> None:
+        reply = verdict.reply
+        if reply is not None:
+            if texts and verdict.plugin_text:
+                reply = Reply(reply.code, reply.enhanced, "\n".join(texts))
+            elif subject:
+                reply = Reply(reply.code, reply.enhanced, reply.text.replace("%s", subject))
+            self._say(reply)
+        elif self._own_reply:
+            for own in self._own_reply:
+                self._say(own)
+        self._own_reply = ()
+
+    def _clear(self, verdict: Verdict) -> _Script:
+        if verdict.close:
+            yield from self._disconnect()
+        else:
+            yield from self._forget_transaction()
+
+    def _forget_transaction(self) -> _Script:
+        if "reset_transaction" in self._wanted:
+            yield hooks.ResetTransaction()
+        if self._state is not State.START:
+            self._state = State.IDLE
+        self._recipients = 0
+        self._utf8 = False
+
+    def _disconnect(self) -> _Script:
+        self._closing = True
+        self._input.clear()
+        yield from self._ask(hooks.Disconnect)
+        yield from self._forget_transaction()
+
+    def _refuse(self, reply: Reply) -> None:
+        self._errors += 1
+        self._say(reply)
+
+    def _say(self, reply: Reply) -> None:
+        self._output += reply.encode(enhanced=self._enhanced, utf8=self._utf8)
+
+
+class _HangUp(Exception):
+    """Thrown into the conversation by `Server.hang_up`."""

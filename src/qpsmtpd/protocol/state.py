@@ -1,0 +1,49 @@
+"""Which command may come when (RFC 5321 section 4.1.4), as one table.
+
+This file knows no syntax, no hook and no bytes: states, commands, and what a command out
+of order is told. The documentation's diagram is drawn from `ORDER`.
+"""
+
+import enum
+from collections.abc import Mapping
+
+from qpsmtpd.protocol.commands import Command
+from qpsmtpd.protocol.replies import Reply
+
+__all__ = ["ORDER", "State"]
+
+
+class State(enum.Enum):
+    """Where a session stands between two commands."""
+
+    START = "no greeting from the client yet"
+    IDLE = "greeted, no mail transaction"
+    MAIL = "a mail transaction without a recipient"
+    RCPT = "a mail transaction with at least one recipient"
+
+    __hash__ = object.__hash__
+
+
+_HELO_FIRST = Reply(503, "5.5.1", "Please say hello first")
+_MAIL_FIRST = Reply(503, "5.5.1", "Use MAIL before RCPT")
+_MAIL_BEFORE_DATA = Reply(503, "5.5.1", "Use MAIL before DATA")
+_RCPT_FIRST = Reply(503, "5.5.1", "Use RCPT before DATA")
+_NESTED = Reply(503, "5.5.1", "A mail transaction is already under way")
+
+ORDER: Mapping[Command, Mapping[State, Reply | None]] = {
+    # The reply to a command that comes at the wrong time; None where it may come.
+    command: dict(zip(State, row, strict=True))
+    for command, row in {
+        #             START        IDLE               MAIL         RCPT
+        Command.HELO: (None, None, None, None),
+        Command.EHLO: (None, None, None, None),
+        Command.MAIL: (_HELO_FIRST, None, _NESTED, _NESTED),
+        Command.RCPT: (_MAIL_FIRST, _MAIL_FIRST, None, None),
+        Command.DATA: (_MAIL_BEFORE_DATA, _MAIL_BEFORE_DATA, _RCPT_FIRST, None),
+        Command.RSET: (None, None, None, None),
+        Command.NOOP: (None, None, None, None),
+        Command.QUIT: (None, None, None, None),
+        Command.VRFY: (None, None, None, None),
+        Command.HELP: (None, None, None, None),
+    }.items()
+}
