@@ -1,9 +1,7 @@
 """SMTP as values: bytes in, events and replies out. No I/O, no clock, no dependency.
 
-    server = Server(hooks={"rcpt", "queue"})
-    server.receive_data(data)
-    while (event := server.next_event()) is not NEED_DATA: ...
-    send(server.data_to_send())
+A driver gives bytes to `Server.receive_data`, takes events from `Server.next_event` until that
+is `NEED_DATA`, answers the hooks among them, and sends what `Server.data_to_send` gives.
 """
 
 from qpsmtpd.protocol import hooks

@@ -97,7 +97,9 @@ def parse_path_argument(keyword: str, argument: str) -> tuple[str, Parameters] |
         path = bracketed[0]
     else:
         words = argument.split()
-        count = next((n for n, word in enumerate(reversed(words[1:])) if not _PARAMETER.fullmatch(word)), len(words[1:]))
+        count = next(
+            (n for n, word in enumerate(reversed(words[1:])) if not _PARAMETER.fullmatch(word)), len(words[1:])
+        )
         path = argument.rsplit(None, count)[0] if words else ""
         words = words[len(words) - count :]
     parameters = _parse_parameters(words)
@@ -114,9 +116,7 @@ def _parse_parameters(words: list[str]) -> Parameters | SyntaxProblem:
     return MappingProxyType(parameters)
 
 
-def check_parameters(
-    command: Command, parameters: Parameters, offered: frozenset[Extension]
-) -> SyntaxProblem | None:
+def check_parameters(command: Command, parameters: Parameters, offered: frozenset[Extension]) -> SyntaxProblem | None:
     """Hold parameters against the extensions that were offered (RFC 5321 section 4.1.1.11).
 
     A keyword that no extension of the core owns goes on to the hooks: a plugin may have

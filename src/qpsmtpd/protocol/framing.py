@@ -18,7 +18,7 @@ in a bare LF. That client believes it has finished and would wait for ever.
 import enum
 import re
 
-__all__ = ["ContentReader", "LineEndings", "Mark"]
+__all__ = ["ContentReader", "HeaderSplitter", "LineEndings", "Mark"]
 
 _BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _END_OR_BARE_DOT = re.compile(rb"\r\n\.\r\n|\n\.\n")
@@ -65,8 +65,8 @@ class ContentReader:
         if self._discarding:
             return b"", self._discard(buffer)
         start = 0
-        if buffer[:1] == b"." and self._context.endswith(b"\r\n"):
-            if buffer[:3] == b".\r\n":
+        if buffer.startswith(b".") and self._context.endswith(b"\r\n"):
+            if buffer.startswith(b".\r\n"):
                 del buffer[:3]
                 return b"", Mark.END
             if len(buffer) < 3 and b".\r\n".startswith(buffer):
@@ -140,6 +140,31 @@ class ContentReader:
             return Mark.MORE
         del buffer[: mark.end() - len(self._context)]
         return Mark.END if mark[0] == b"\r\n.\r\n" else Mark.BARE_DOT
+
+
+class HeaderSplitter:
+    """Finds where the header section of a message ends: at its first blank line."""
+
+    __slots__ = ("_context", "_room", "ended", "too_large")
+
+    def __init__(self, limit: int) -> None:
+        """`limit` is the largest header section, in octets, the blank line included."""
+        self._room = limit
+        self._context = b"\r\n"
+        self.ended = False
+        self.too_large = False
+
+    def split(self, data: bytes) -> tuple[bytes, bytes]:
+        """Cut content into what belongs to the header, blank line included, and what does not."""
+        found = (self._context + data).find(b"\r\n\r\n")
+        end = len(data) if found < 0 else found + 4 - len(self._context)
+        if end > self._room:
+            self.ended = self.too_large = True
+            return data[: self._room], b""
+        self._room -= end
+        self.ended = found >= 0
+        self._context = (self._context + data)[-3:]
+        return data[:end], data[end:]
 
 
 def _normalized(data: bytes) -> bytes:

@@ -8,7 +8,8 @@ __all__ = ["Limits"]
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds of one session. `Server` holds at most one command line, what it was last given,
-    `output` octets of replies and one reply more, and a few octets of context."""
+    `output` octets of replies and one reply more, and a few octets of context.
+    """
 
     command_line: int = 4096
     """Octets in a command line, CRLF included (RFC 5321 section 4.5.3.1.4 asks for 512)."""

@@ -15,11 +15,11 @@ from qpsmtpd.protocol.addresses import NULL_PATH, Mailbox, parse_path
 from qpsmtpd.protocol.commands import Command, Extension, Parameters, check_parameters, parse_path_argument
 from qpsmtpd.protocol.errors import LocalProtocolError, SyntaxProblem
 from qpsmtpd.protocol.events import CLOSED, DRAIN, NEED_DATA, Content, Event
-from qpsmtpd.protocol.framing import ContentReader, LineEndings, Mark
+from qpsmtpd.protocol.framing import ContentReader, HeaderSplitter, LineEndings, Mark
 from qpsmtpd.protocol.hooks import Hook
 from qpsmtpd.protocol.limits import Limits
 from qpsmtpd.protocol.replies import Reply
-from qpsmtpd.protocol.returncodes import DECLINED, DONE, OK, ReturnCode
+from qpsmtpd.protocol.returncodes import DECLINED, OK, ReturnCode
 from qpsmtpd.protocol.state import ORDER, State
 from qpsmtpd.protocol.verdicts import FAILED, VERDICTS, Answer, Verdict
 
@@ -152,10 +152,7 @@ class Server:
             raise LocalProtocolError(f"the {self._pending.name} hook waits for its answer")
         answer, self._answer = self._answer, _NOTHING
         try:
-            if self._goodbye is None:
-                event = self._conversation.send(answer)
-            else:
-                event = self._conversation.throw(_HangUp())
+            event = self._conversation.send(answer) if self._goodbye is None else self._conversation.throw(_HangUp())
         except StopIteration:
             return CLOSED
         if isinstance(event, Hook):
@@ -267,9 +264,11 @@ class Server:
     def _script(self, line: bytes) -> _Script | None:
         """The script for a line, or None if the line has been refused."""
         if len(line) >= self._limits.command_line:
-            return self._refuse(_LINE_TOO_LONG)
+            self._refuse(_LINE_TOO_LONG)
+            return None
         if line.find(b"\r") != len(line) - 1 or not line:
-            return self._refuse(_BARE_LINE_END)
+            self._refuse(_BARE_LINE_END)
+            return None
         verb, _, rest = line[:-1].partition(b" ")
         argument = rest.decode("utf-8", "surrogateescape")
         command = _VERBS.get(verb.upper())
@@ -278,7 +277,8 @@ class Server:
             return self._unrecognized(verb.decode("utf-8", "surrogateescape").lower(), argument)
         out_of_order = ORDER[command][self._state]
         if out_of_order is not None:
-            return self._refuse(out_of_order)
+            self._refuse(out_of_order)
+            return None
         return self._scripts[command](argument)
 
     # One script a command
@@ -300,7 +300,7 @@ class Server:
         if self._state in (State.MAIL, State.RCPT):  # RFC 5321 section 4.1.4
             yield from self._forget_transaction()
         del self._keywords[:]
-        answer, texts = DECLINED, ()
+        answer, texts = _NOTHING
         if hook.name in self._wanted:
             answer, texts = yield hook(words[0], tuple(words[1:]))
         verdict = VERDICTS[hook.name][answer]
@@ -405,27 +405,21 @@ class Server:
     def _content(self) -> Generator[Event, _Result, Reply | None]:
         """Receive the content; give the reply that refuses it, or None if it is good."""
         reader = ContentReader(self._limits.message_size, self._line_endings)
+        header = HeaderSplitter(self._limits.header_size)
         problem: Reply | None = None
-        header_room = self._limits.header_size
-        context: bytes | None = b"\r\n"  # the last octets of the header, None when it is over
         while True:
             data, mark = reader.read(self._input)
             problem = problem or _REFUSED_CONTENT.get(mark)
-            if data and context is not None:
-                found = (context + data).find(b"\r\n\r\n")
-                end = len(data) if found < 0 else found + 4 - len(context)
-                header, data = data[:end], data[end:]
-                if end > header_room:
-                    problem, header, data = _HEADER_TOO_LARGE, header[:header_room], b""
+            if data and not header.ended:
+                part, data = header.split(data)
+                yield Content(part)
+                if header.too_large:
+                    problem = _HEADER_TOO_LARGE
                     reader.discard()
-                header_room -= len(header)
-                if header:
-                    yield Content(header)
-                context = (context + header)[-3:] if found < 0 else None
-                if found >= 0 and problem is not _HEADER_TOO_LARGE:
+                elif header.ended:
                     problem = (yield from self._headers_end()) or problem
-            if self._closing:
-                return None
+                    if self._closing:
+                        return None
             if data:
                 yield Content(data)
             if mark is Mark.END:
@@ -438,7 +432,7 @@ class Server:
                 if self._eof:
                     return _CUT_OFF
                 yield NEED_DATA
-        if problem is None and context is not None:
+        if problem is None and not header.ended:
             problem = yield from self._headers_end()
         return problem
 
@@ -480,11 +474,9 @@ class Server:
 
     # Steps the scripts share
 
-    def _ask(
-        self, hook: type[Hook], *arguments: object, subject: str = ""
-    ) -> Generator[Event, _Result, Verdict]:
+    def _ask(self, hook: type[Hook], *arguments: object, subject: str = "") -> Generator[Event, _Result, Verdict]:
         """Ask a hook if the driver wants it, and carry out what its answer means."""
-        answer, texts = DECLINED, ()
+        answer, texts = _NOTHING
         if hook.name in self._wanted:
             answer, texts = yield hook(*arguments)
         verdict = VERDICTS[hook.name][answer]
@@ -534,5 +526,5 @@ class Server:
         self._output += reply.encode(enhanced=self._enhanced, utf8=self._utf8)
 
 
-class _HangUp(Exception):
+class _HangUp(Exception):  # noqa: N818 - no error
     """Thrown into the conversation by `Server.hang_up`."""

@@ -174,7 +174,9 @@ VERDICTS: Mapping[str, _Rows] = {
         FAILED: _TROUBLE_RESET,
     },
     "queue": {
-        DECLINED: _go(451, "4.3.0", "Queuing declined or disabled, please try again later", reset=True, plugin_text=True),
+        DECLINED: _go(
+            451, "4.3.0", "Queuing declined or disabled, please try again later", reset=True, plugin_text=True
+        ),
         OK: _go(250, "2.0.0", "Queued", reset=True, plugin_text=True),
         DENY: _go(552, "5.3.0", "Message denied", reset=True, plugin_text=True),
         DENYSOFT: _go(452, "4.3.0", "Message denied temporarily", reset=True, plugin_text=True),
@@ -204,9 +206,7 @@ VERDICTS: Mapping[str, _Rows] = {
         FAILED: _TROUBLE,
     },
     "help": {
-        **_all(
-            _go(214, "2.0.0", "Commands: HELO EHLO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT", plugin_text=True)
-        ),
+        **_all(_go(214, "2.0.0", "Commands: HELO EHLO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT", plugin_text=True)),
         DENY: _stop(500, "5.5.4", "Syntax error"),
         DONE: _SILENT_STOP,
         FAILED: _TROUBLE,
