@@ -121,7 +121,7 @@ class ContentReader:
 
     def _refuse_large(self, buffer: bytearray, data: bytes, stop: int, room: int) -> tuple[bytes, Mark]:
         cut = room
-        while (more := room + data.count(b"\r\n", 0, cut)) > cut:
+        while (more := room + data.count(b"\r", 0, cut)) > cut:  # no line end is cut in two
             cut = more
         self._skip(buffer, stop)
         return data[:cut], Mark.TOO_LARGE

@@ -1,0 +1,180 @@
+"""The config directory: one file a setting, one value a line.
+
+Lines are stripped; empty ones and those that begin with `#` are left out. A line
+`$include NAME` stands for the lines of another file, or of all files of a directory, by
+name, relative to the config directory. A file is read again when it has changed, looked at
+once a second at most. Settings without a file have the defaults of `DEFAULTS`.
+"""
+
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["DEFAULTS", "Config", "ConfigError", "Line"]
+
+DEFAULTS: Mapping[str, tuple[str, ...]] = {
+    "loglevel": ("LOGWARN",),
+    "size_threshold": ("262144",),
+    "timeout": ("300",),
+    "timeoutdata": ("600",),
+    "timeoutsession": ("7200",),
+    "timeouthook": ("120",),
+    "timeoutshutdown": ("10",),
+    "max_connections": ("1000",),
+    "max_per_ip": ("50",),
+    "recipients_max": ("1000",),
+    "spool_perms": ("0700",),
+}
+"""Settings that have a value where there is no file. Times are seconds, sizes octets."""
+
+_RECHECK = 1.0  # seconds between two looks at a file
+_DEPTH = 16  # an include within an include ..., cycles apart
+
+
+class ConfigError(Exception):
+    """Something an administrator must change: the message names file, line and remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A value, and where it was written."""
+
+    text: str
+    path: Path
+    number: int
+
+    @property
+    def where(self) -> str:
+        """`file:line`, as editors understand it."""
+        return f"{self.path}:{self.number}"
+
+
+@dataclass(slots=True)
+class _Cached:
+    lines: tuple[Line, ...]
+    values: tuple[str, ...]
+    files: Mapping[Path, tuple[int, int, int] | None]
+    checked: float
+
+
+class Config:
+    """The settings of one directory, or of none."""
+
+    def __init__(
+        self,
+        directory: Path | None,
+        overrides: Mapping[str, tuple[str, ...]] | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        on_error: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`overrides` stand before the files. `on_error` is told what a changed file does wrong;
+        the values it had before then stay. Raises ConfigError if the directory is none.
+        """
+        if directory is not None and not directory.is_dir():
+            raise ConfigError(f"{directory}: there is no such config directory; `qpsmtpd init {directory}` writes one")
+        self.directory = directory
+        self.on_error = on_error
+        self._overrides = dict(overrides or {})
+        self._clock = clock
+        self._cache: dict[str, _Cached] = {}
+
+    def values(self, name: str) -> tuple[str, ...]:
+        """All values of a setting."""
+        if name in self._overrides:
+            return self._overrides[name]
+        return self._current(name).values or DEFAULTS.get(name, ())
+
+    def lines(self, name: str) -> tuple[Line, ...]:
+        """The lines of a setting's file, with their places; defaults and overrides have none."""
+        return () if name in self._overrides else self._current(name).lines
+
+    def value(self, name: str, default: str = "") -> str:
+        """The first value of a setting, or `default`."""
+        values = self.values(name)
+        return values[0] if values else default
+
+    def number(self, name: str) -> float:
+        """The first value as a number of 0 or more. Raises ConfigError if it is none."""
+        text = self.value(name)
+        try:
+            number = float(text)
+        except ValueError:
+            number = -1.0
+        if not 0 <= number < float("inf"):
+            raise ConfigError(f"{self.where(name)}: {text!r} is no number of 0 or more")
+        return number
+
+    def where(self, name: str) -> str:
+        """Where a setting is written, for messages."""
+        lines = self.lines(name)
+        return lines[0].where if lines else f"setting {name!r}"
+
+    @property
+    def hostname(self) -> str:
+        """The name of this host: `me`, else what the system says."""
+        return self.value("me") or socket.getfqdn()
+
+    def _current(self, name: str) -> _Cached:
+        cached = self._cache.get(name)
+        now = self._clock()
+        if cached is not None and now - cached.checked < _RECHECK:
+            return cached
+        if cached is not None and all(_fingerprint(path) == seen for path, seen in cached.files.items()):
+            cached.checked = now
+            return cached
+        try:
+            self._cache[name] = self._read(name, now)
+        except ConfigError as error:
+            if cached is None:
+                raise
+            self.on_error(f"{error}; the old values of {name} stay in force")
+            cached.files = {path: _fingerprint(path) for path in cached.files}
+            cached.checked = now
+        return self._cache[name]
+
+    def _read(self, name: str, now: float) -> _Cached:
+        if self.directory is None:
+            return _Cached((), (), {}, now)
+        files: dict[Path, tuple[int, int, int] | None] = {}
+        lines = tuple(self._lines(self.directory / name, files, ()))
+        return _Cached(lines, tuple(line.text for line in lines), files, now)
+
+    def _lines(
+        self, path: Path, files: dict[Path, tuple[int, int, int] | None], including: tuple[Path, ...]
+    ) -> Iterator[Line]:
+        files[path] = _fingerprint(path)
+        if path.is_dir() and including:
+            for entry in sorted(path.iterdir()):
+                if not entry.name.startswith("."):
+                    yield from self._lines(entry, files, (*including, path))
+            return
+        try:
+            text = path.read_text("utf-8", "surrogateescape")
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}") from error
+        for number, raw in enumerate(text.splitlines(), 1):
+            line = Line(raw.strip(), path, number)
+            if not line.text or line.text.startswith("#"):
+                continue
+            words = line.text.split()
+            if words[0] != "$include" or len(words) != 2:  # as in the original, anything else is a value
+                yield line
+                continue
+            included = path.parent / words[1] if self.directory is None else self.directory / words[1]
+            if included in (*including, path) or len(including) > _DEPTH:
+                raise ConfigError(f"{line.where}: {words[1]} includes itself; remove this $include")
+            yield from self._lines(included, files, (*including, path))
+
+
+def _fingerprint(path: Path) -> tuple[int, int, int] | None:
+    """What changes when a file does; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino

@@ -1,0 +1,220 @@
+"""From names in `config/plugins` to plugin objects, and their hooks in order.
+
+A name is looked for in the directories of `config/plugin_dirs`, in `plugins` beside or in
+the config directory, among the bundled plugins, and among the `qpsmtpd.plugins` entry
+points of installed packages; a dotted name is imported. `NAME:0`, `NAME:1` load one plugin
+several times. Whatever is wrong is a `ConfigError` that names file, line and remedy.
+"""
+
+import difflib
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import FunctionType, ModuleType
+
+from qpsmtpd.config import Config, ConfigError, Line
+from qpsmtpd.plugin import Plugin, check_signature, hook_method
+from qpsmtpd.protocol import hooks
+from qpsmtpd.site import Entry, Kind, Site
+
+__all__ = ["ALIASES", "BUNDLED", "bundled_names", "find_plugin", "load"]
+
+BUNDLED = Path(__file__).parent / "plugins"
+"""The plugins that come with this package."""
+
+ALIASES: Mapping[str, str] = {
+    "check_relay": "relay",
+    "check_badmailfrom": "badmailfrom",
+    "check_badrcptto": "badrcptto",
+}
+"""Old names, still good in `config/plugins`."""
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.\-]*)*")
+_PLAIN_ONLY = frozenset({"config", "logging"})  # asked in the middle of plain functions
+_METHODS: Mapping[str, str] = {hook_method(name): name for name in hooks.HOOKS}
+
+
+def load(site: Site) -> None:
+    """Load the plugins of a site: first those of `config/logging`, then those of `config/plugins`.
+
+    Raises ConfigError.
+    """
+    for setting in ("logging", "plugins"):
+        for line in _lines(site.settings, setting):
+            site.plugins.append(_load_line(site, line))
+            site.chains = _chains(site.plugins)
+    site.current_settings()
+
+
+def bundled_names() -> list[str]:
+    """The names of the bundled plugins, as `config/plugins` would have them."""
+    return sorted(
+        str(path.relative_to(BUNDLED).with_suffix(""))
+        for path in BUNDLED.rglob("*.py")
+        if not path.name.startswith("_")
+    )
+
+
+def find_plugin(config: Config, name: str) -> type[Plugin]:
+    """The class of a plugin by its name. Raises ConfigError if there is none, or a broken one."""
+    base = name.partition(":")[0]
+    if "/" not in base and "." in base:
+        return _plugin_class(_import(base), base)
+    if not _NAME.fullmatch(base):
+        raise ConfigError(f"{name!r} is no plugin name")
+    for real in dict.fromkeys((base, ALIASES.get(base, base))):
+        for directory in _directories(config):
+            path = directory / f"{real}.py"
+            if path.is_file():
+                return _plugin_class(_import_file(path), real)
+        if (BUNDLED / f"{real}.py").is_file():
+            return _plugin_class(_import(f"{__package__}.plugins.{real.replace('/', '.')}"), real)
+        for point in importlib.metadata.entry_points(group="qpsmtpd.plugins", name=real):
+            return _plugin_class(point.load(), real)
+    close = difflib.get_close_matches(base, [*bundled_names(), *ALIASES], n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise ConfigError(f"there is no plugin {base!r}{hint}")
+
+
+def _lines(config: Config, setting: str) -> Iterator[Line]:
+    lines = config.lines(setting)
+    if not lines:
+        place = config.directory / setting if config.directory else Path(f"(built-in {setting})")
+        lines = tuple(Line(text, place, number) for number, text in enumerate(config.values(setting), 1))
+    yield from lines
+
+
+def _load_line(site: Site, line: Line) -> Plugin:
+    name, *args = line.text.split()
+    try:
+        plugin = find_plugin(site.settings, name)(site, name.replace("/", "::"))
+        for step in (plugin.init, plugin.register):
+            _check_arguments(step, (site, *args))
+            step(site, *args)
+        _chains([plugin])  # shows a bad signature here, where the line is known
+    except (ConfigError, ValueError) as error:
+        raise ConfigError(f"{line.where}: {name}: {error}") from error
+    except Exception as error:
+        raise ConfigError(f"{line.where}: {name}: {type(error).__name__}: {error}{_place(error)}") from error
+    return plugin
+
+
+def _check_arguments(step: Callable[..., object], args: tuple[object, ...]) -> None:
+    try:
+        inspect.signature(step).bind(*args)
+    except TypeError as error:
+        words = " ".join(
+            f"[{p.name}]" if p.default is not p.empty else p.name.upper()
+            for p in list(inspect.signature(step).parameters.values())[1:]
+        )
+        raise ConfigError(f"{error}; its arguments are: {words or 'none'}") from None
+
+
+def _place(error: BaseException) -> str:
+    """Where in a plugin's file an exception comes from."""
+    if isinstance(error, SyntaxError):
+        return f" ({error.filename}:{error.lineno})"
+    frames = list(inspect.getinnerframes(error.__traceback__)) if error.__traceback__ else []
+    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+
+
+def _directories(config: Config) -> Iterator[Path]:
+    for line in config.lines("plugin_dirs"):
+        directory = Path(line.text).expanduser()
+        if config.directory is not None and not directory.is_absolute():
+            directory = config.directory / directory
+        if not directory.is_dir():
+            raise ConfigError(f"{line.where}: there is no directory {line.text}; make it or remove this line")
+        yield directory
+    if config.directory is not None:
+        yield config.directory / "plugins"
+        yield config.directory.parent / "plugins"
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise ConfigError(f"there is no module {error.name!r} to import") from error
+        raise ConfigError(f"{name} needs the module {error.name!r}, which is not installed") from error
+
+
+def _import_file(path: Path) -> ModuleType:
+    name = "qpsmtpd_site_" + re.sub(r"\W", "_", str(path.resolve()))
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _plugin_class(module: object, name: str) -> type[Plugin]:
+    """The plugin in a module: its one `Plugin` class, or its functions made into one."""
+    if isinstance(module, type) and issubclass(module, Plugin):
+        return _checked(module)
+    if not isinstance(module, ModuleType):
+        raise ConfigError(f"{name} names no module and no plugin class")
+    found = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Plugin) and value.__module__ == module.__name__
+    ]
+    if len(found) > 1:
+        raise ConfigError(f"{module.__file__} defines {len(found)} plugins; put each into a file of its own")
+    if found:
+        return _checked(found[0])
+    functions: dict[str, object] = {
+        key: value
+        for key, value in vars(module).items()
+        if isinstance(value, FunctionType) and value.__module__ == module.__name__
+    }
+    return _checked(type(name, (Plugin,), {**functions, "__doc__": module.__doc__, "__module__": module.__name__}))
+
+
+def _checked(plugin: type[Plugin]) -> type[Plugin]:
+    """Refuse hooks that do not exist. Raises ConfigError with the nearest name."""
+    for base in plugin.__mro__[: plugin.__mro__.index(Plugin)]:
+        for attribute, value in vars(base).items():
+            if attribute.startswith("hook_") and attribute not in _METHODS:
+                close = difflib.get_close_matches(attribute, _METHODS, n=1)
+                line = value.__code__.co_firstlineno if isinstance(value, FunctionType) else 0
+                source = inspect.getsourcefile(base) if base.__module__ in sys.modules else None
+                hint = f"; did you mean {close[0]}?" if close else ""
+                raise ConfigError(f"{source or base.__module__}:{line}: there is no hook {attribute}{hint}")
+    return plugin
+
+
+def _chains(plugins: list[Plugin]) -> Mapping[str, list[Entry]]:
+    chains: dict[str, list[Entry]] = {}
+    for plugin in plugins:
+        for hook, method, unshift in plugin.registrations():
+            entry = _entry(plugin, hook, method)
+            chain = chains.setdefault(hook, [])
+            chain.insert(0 if unshift else len(chain), entry)
+    return chains
+
+
+def _entry(plugin: Plugin, hook: str, method: Callable[..., object]) -> Entry:
+    arguments = check_signature(hook, method)
+    kind = Kind.PLAIN
+    if inspect.iscoroutinefunction(method):
+        kind = Kind.ASYNC
+    elif inspect.isgeneratorfunction(method):
+        kind = Kind.EFFECTS
+    elif getattr(method, "qpsmtpd_blocking", False):
+        kind = Kind.BLOCKING
+    if hook in _PLAIN_ONLY and kind is not Kind.PLAIN:
+        raise ConfigError(f"{method.__qualname__}: hook {hook} must be a plain def, it is {kind.value}")
+    return Entry(plugin, plugin.plugin_name, method, kind, arguments)

@@ -1,0 +1,71 @@
+"""Log levels, and the one form of a log line.
+
+A message reads `(hook) plugin: text`, the form that log processors know. Nothing in it can
+break the line or drive a terminal: what is not printable is shown as an escape.
+"""
+
+import re
+from collections.abc import Mapping
+
+__all__ = [
+    "LEVELS",
+    "LOGALERT",
+    "LOGCRIT",
+    "LOGDEBUG",
+    "LOGEMERG",
+    "LOGERROR",
+    "LOGINFO",
+    "LOGNOTICE",
+    "LOGWARN",
+    "escape",
+    "log_level",
+    "message",
+]
+
+LOGEMERG, LOGALERT, LOGCRIT, LOGERROR, LOGWARN, LOGNOTICE, LOGINFO, LOGDEBUG = range(8)
+
+LEVELS: Mapping[str, int] = {
+    "LOGEMERG": LOGEMERG,
+    "LOGALERT": LOGALERT,
+    "LOGCRIT": LOGCRIT,
+    "LOGERROR": LOGERROR,
+    "LOGWARN": LOGWARN,
+    "LOGNOTICE": LOGNOTICE,
+    "LOGINFO": LOGINFO,
+    "LOGDEBUG": LOGDEBUG,
+}
+"""Names to numbers; a lower number is more urgent, as in syslog."""
+
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e\u00a1-\uffff\U00010000-\U0010ffff]|[\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def log_level(word: str) -> int:
+    """The number of a level given by name or number. Raises ValueError for anything else."""
+    if word.isdecimal() and int(word) <= LOGDEBUG:
+        return int(word)
+    name = word.upper()
+    name = name if name.startswith("LOG") else f"LOG{name}"
+    if name not in LEVELS:
+        raise ValueError(f"{word!r} is no log level; use 0 to 7 or one of {', '.join(LEVELS)}")
+    return LEVELS[name]
+
+
+def escape(text: str) -> str:
+    r"""`text` with all that is not printable as `\xNN` or `\uNNNN`, on one line."""
+    if text.isascii() and text.isprintable():
+        return text
+    return _UNPRINTABLE.sub(_escaped, text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if 0xDC80 <= code <= 0xDCFF:  # an octet that is not UTF-8 (PEP 383)
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def message(hook: str, plugin: str, text: str) -> str:
+    """The log message, without time and connection id."""
+    where = f"({hook}) " if hook else ""
+    whom = f"{plugin}: " if plugin else ""
+    return escape(f"{where}{whom}{text}")

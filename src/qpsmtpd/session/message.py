@@ -1,0 +1,245 @@
+"""The content of a message: the client's bytes, kept exactly, in memory or in a spool file.
+
+A message is its header fields, then the rest: the blank line and the body. The header is
+kept in memory (the protocol bounds it) and may be edited; the rest is never changed.
+"""
+
+import contextlib
+import io
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from email import message_from_binary_file, message_from_bytes, policy
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+__all__ = ["CHUNK", "Field", "Header", "Message"]
+
+CHUNK = 65_536
+"""Octets of a message handled at once."""
+
+_FIELD = re.compile(rb"[^\r\n]*(?:\r\n[ \t][^\r\n]*)*(?:\r\n|$)")
+_NAME = re.compile(rb"[!-9;-~]+(?=[ \t]*:)")
+_FIELD_NAME = re.compile(r"[!-9;-~]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A header field as it stands in the message, CRLF included; folded lines belong to it.
+
+    A line that is no field has the empty name, and is kept like the others.
+    """
+
+    raw: bytes
+
+    @property
+    def name(self) -> str:
+        """The field name, as written."""
+        match = _NAME.match(self.raw)
+        return match[0].decode("ascii") if match else ""
+
+    @property
+    def value(self) -> str:
+        """The field body without its final CRLF, folding kept; octets that are no UTF-8 are kept too."""
+        body = self.raw.partition(b":")[2] if self.name else self.raw
+        return body.strip(b"\r\n\t ").decode("utf-8", "surrogateescape")
+
+
+class Header:
+    """The header fields in order. Names compare without regard to case."""
+
+    def __init__(self, raw: bytes = b"") -> None:
+        self._raw = raw
+        self._fields: list[Field] | None = None
+
+    @property
+    def fields(self) -> list[Field]:
+        """The fields, top to bottom."""
+        if self._fields is None:
+            self._fields = [Field(m[0]) for m in _FIELD.finditer(self._raw) if m[0]]
+        return self._fields
+
+    def get(self, name: str, default: str = "") -> str:
+        """The body of the first field of this name, or `default`."""
+        return next(iter(self.get_all(name)), default)
+
+    def get_all(self, name: str) -> list[str]:
+        """The bodies of all fields of this name, top to bottom."""
+        wanted = name.lower()
+        return [field.value for field in self.fields if field.name.lower() == wanted]
+
+    def add(self, name: str, value: str, index: int | None = None) -> None:
+        r"""Add a field before the one at `index` (0: on top), or at the end.
+
+        A line feed in `value` folds the field. Raises ValueError for a bad name.
+        """
+        field = _make_field(name, value)
+        self.fields.insert(len(self.fields) if index is None else index, field)
+
+    def prepend(self, raw: bytes) -> None:
+        """Put fields on top that are encoded already, each with its CRLF, without parsing."""
+        if self._fields is None:
+            self._raw = raw + self._raw
+        else:
+            self._fields[:0] = Header(raw).fields
+
+    def delete(self, name: str) -> int:
+        """Remove all fields of this name; give their number."""
+        wanted = name.lower()
+        kept = [field for field in self.fields if field.name.lower() != wanted]
+        removed = len(self.fields) - len(kept)
+        self._fields = kept
+        return removed
+
+    def replace(self, name: str, value: str) -> None:
+        """Put a new body into the first field of this name and remove the others, or add one."""
+        wanted = name.lower()
+        first = next((i for i, field in enumerate(self.fields) if field.name.lower() == wanted), None)
+        self.delete(name)
+        self.add(name, value, first)
+
+    def __bytes__(self) -> bytes:
+        return self._raw if self._fields is None else b"".join(field.raw for field in self._fields)
+
+    def __len__(self) -> int:
+        return len(self.fields)
+
+
+def _make_field(name: str, value: str) -> Field:
+    if not _FIELD_NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no header field name")
+    lines = [" ".join(line.split("\r")).strip() for line in value.replace("\r\n", "\n").split("\n")]
+    folded = "\r\n\t".join(line for line in lines if line)
+    clean = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "?", folded)
+    return Field(f"{name}: {clean}\r\n".encode("utf-8", "surrogateescape"))
+
+
+class Message:
+    """The content of one mail transaction."""
+
+    def __init__(self, threshold: int, spool_dir: Callable[[], Path]) -> None:
+        """Above `threshold` octets the content goes to a file without a name in `spool_dir()`."""
+        self.header = Header()
+        self.size = 0
+        self._threshold = threshold
+        self._spool_dir = spool_dir
+        self._header_raw: list[bytes] = []
+        self._rest: list[bytes] = []
+        self._file: BinaryIO | None = None
+        self._rest_size = 0
+
+    def write_header(self, data: bytes) -> None:
+        """Take a piece of the header section, its blank line included."""
+        self._header_raw.append(data)
+        self.size += len(data)
+
+    def end_header(self) -> None:
+        """Say that the header section is complete; `header` may now be read and changed."""
+        raw = b"".join(self._header_raw)
+        self._header_raw.clear()
+        if raw.endswith(b"\r\n\r\n") or raw == b"\r\n":
+            self._keep(raw[-2:])
+            raw = raw[:-2]
+        self.header = Header(raw)
+
+    def write(self, data: bytes) -> None:
+        """Take a piece of the body. Raises OSError if the spool file cannot be written."""
+        self._keep(data)
+        self.size += len(data)
+
+    def _keep(self, data: bytes) -> None:
+        self._rest_size += len(data)
+        if self._file is None and self.size + len(data) <= self._threshold:
+            self._rest.append(data)
+            return
+        if self._file is None:
+            self._file = cast("BinaryIO", tempfile.TemporaryFile(dir=self._spool_dir()))  # noqa: SIM115 - `discard` closes it
+            self._file.writelines(self._rest)
+            self._rest.clear()
+        self._file.write(data)
+        self._file.flush()  # a full disk shows here, and readers see all of it
+
+    @property
+    def spooled(self) -> bool:
+        """Whether the content is in a file."""
+        return self._file is not None
+
+    @property
+    def body_length(self) -> int:
+        """Octets behind the header fields, the blank line included."""
+        return self._rest_size
+
+    def body_file(self) -> BinaryIO:
+        """What stands behind the header fields, the blank line included, to read from its start.
+
+        Each call gives a reader of its own; closing it is optional.
+        """
+        if self._file is not None:
+            return io.BufferedReader(_Window(self._file.fileno()))
+        return io.BytesIO(b"".join(self._rest))
+
+    def chunks(self) -> Iterator[bytes]:
+        """The whole message, header fields first, in pieces."""
+        yield bytes(self.header)
+        if self._file is None:
+            yield from self._rest
+            return
+        body = self.body_file()
+        while data := body.read(CHUNK):
+            yield data
+
+    def lf_chunks(self) -> Iterator[bytes]:
+        """The whole message with LF for CRLF, as files on Unix have it, in pieces."""
+        held = b""
+        for chunk in self.chunks():
+            data = held + chunk
+            held = b"\r" if data.endswith(b"\r") else b""
+            yield data[: len(data) - len(held)].replace(b"\r\n", b"\n")
+        yield held
+
+    def parsed(self) -> EmailMessage:
+        """The message as the standard library sees it; a copy, changes to it change nothing."""
+        if self._file is None:
+            return message_from_bytes(b"".join(self.chunks()), policy=policy.SMTP)
+        with tempfile.TemporaryFile(dir=self._spool_dir()) as whole:
+            whole.writelines(self.chunks())
+            whole.seek(0)
+            return message_from_binary_file(whole, policy=policy.SMTP)
+
+    def discard(self) -> None:
+        """Forget everything; a spool file is gone at once."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # octets that did not fit the disk
+                self._file.close()
+            self._file = None
+        self._rest.clear()
+        self._header_raw.clear()
+
+
+class _Window(io.RawIOBase):
+    """A reader of a file that others read and write: it has a position of its own."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        bases = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: os.fstat(self._descriptor).st_size}
+        self._position = bases[whence] + offset
+        return self._position
+
+    def readinto(self, buffer: Any, /) -> int:
+        data = os.pread(self._descriptor, len(buffer), self._position)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)

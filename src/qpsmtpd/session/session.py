@@ -1,0 +1,353 @@
+"""One client, from accept to close: events of the protocol in, hooks run, effects out.
+
+Theory of operation. `run` is a generator of effects (`effects`). It takes events from
+`protocol.Server`; a hook is answered by its chain of plugins (`_ask`), then by what the
+session itself does at that hook (`_own`), and the answer goes back. A plugin is called in
+one place only (`_call`), so that a fault of a plugin is caught in one place only.
+
+Nothing in here reads or writes a socket, starts a thread or sleeps; clock and randomness
+are the site's, and arguments there.
+"""
+
+import contextvars
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from functools import partial
+from typing import cast
+
+from qpsmtpd.logs import LOGDEBUG, LOGERROR, LOGINFO, LOGWARN
+from qpsmtpd.protocol import (
+    CLOSED,
+    DECLINED,
+    DRAIN,
+    FAILED,
+    NEED_DATA,
+    OK,
+    REFUSALS,
+    VERDICTS,
+    Answer,
+    Content,
+    Hook,
+    Reply,
+    ReturnCode,
+    Server,
+    hooks,
+)
+from qpsmtpd.session.connection import Connection, Peer
+from qpsmtpd.session.effects import (
+    CLOSE,
+    SHUTTING_DOWN,
+    TIMED_OUT,
+    Await,
+    CallBlocking,
+    Effect,
+    Effects,
+    Pause,
+    Receive,
+)
+from qpsmtpd.session.trace import received_field
+from qpsmtpd.session.transaction import Transaction
+from qpsmtpd.site import Entry, Kind, Site, current_session
+
+__all__ = ["Session"]
+
+_Texts = tuple[str, ...]
+_Chain = Generator[Effect, object, tuple[Answer, _Texts]]
+
+_TIMEOUT = Reply(421, "4.4.2", "Timeout, closing the connection")
+_TOO_LONG = Reply(421, "4.4.2", "This session has lasted too long, closing the connection")
+_SHUTDOWN = Reply(421, "4.3.2", "Service shutting down, closing the connection")
+_TOO_MANY = Reply(421, None, "Too many connections, please try again later")
+_TOO_MANY_FROM_YOU = Reply(421, None, "Too many connections from your address, please try again later")
+
+_FLUSH = Pause(0)
+_NO_OPINION: tuple[Answer, _Texts] = (DECLINED, ())
+
+
+class Session:
+    """The session of one client. A transport drives `run` and sends `data_to_send`."""
+
+    def __init__(self, site: Site, peer: Peer) -> None:
+        self.connection = Connection(peer, site.new_identity(), site.wall())
+        """What is known about the connection."""
+        self.hook_name = ""
+        """The hook that runs now."""
+        self._site = site
+        self._chains = site.chains
+        self._settings = settings = site.current_settings()
+        self._own: dict[str, Callable[..., None]] = {
+            "helo": self._greeted,
+            "ehlo": self._greeted,
+            "mail": self._sender,
+            "rcpt": self._recipient,
+            "received_line": self._received,
+            "reset_transaction": self._new_transaction,
+        }
+        self._server = Server(
+            hooks={"data_headers_end", *self._own, *site.chains},
+            hostname=settings.hostname,
+            greeting=settings.greeting,
+            limits=settings.limits,
+        )
+        self._output = b""  # what is said before the protocol begins
+        self._early = b""  # what came while a hook was pausing
+        self._in_header = True
+        self._broken: OSError | None = None  # why the content could not be kept
+        self._transactions = 0
+        self._deadline = site.clock() + settings.session_timeout
+        self._next_command = Receive(settings.command_timeout)
+        self._next_content = Receive(settings.content_timeout)
+        self.transaction = self._make_transaction()
+        """The mail transaction; there is always one, with a sender after MAIL."""
+
+    # The transport's side
+
+    def data_to_send(self) -> bytes:
+        """What waits to be written; it is then forgotten here."""
+        if self._output:
+            data, self._output = self._output, b""
+            return data
+        return self._server.data_to_send()
+
+    def run(self) -> Generator[Effect, object, None]:
+        """The session as a generator of effects; closing it early leaves nothing behind."""
+        address = self.connection.remote_ip
+        self._site.census.enter(address)
+        try:
+            refusal = yield from self._admit(address)
+            if refusal is not None:
+                self._output = refusal.encode(enhanced=False)
+                yield CLOSE
+                return
+            yield from self._serve()
+            yield CLOSE
+            yield from self._ask(hooks.PostConnection())
+        finally:
+            self._site.census.leave(address)
+            self.transaction.discard()
+
+    # From accept to close
+
+    def _admit(self, address: str) -> Generator[Effect, object, Reply | None]:
+        census, settings = self._site.census, self._settings
+        if census.total > settings.max_connections:
+            self._log(LOGWARN, f"fail, {census.total - 1} connections already")
+            return _TOO_MANY
+        if census.connected[address] > settings.max_per_ip:
+            self._log(LOGWARN, f"fail, {settings.max_per_ip} connections already from {address}")
+            return _TOO_MANY_FROM_YOU
+        if "pre-connection" not in self._chains:
+            return None
+        peer = self.connection.peer
+        others = list(census.addresses())
+        others.remove(address)
+        answer, texts = yield from self._ask(
+            hooks.PreConnection(
+                peer.remote_ip, peer.remote_port, peer.local_ip, peer.local_port, settings.max_per_ip, tuple(others)
+            )
+        )
+        verdict = VERDICTS["pre-connection"][answer]
+        if verdict.reply is None or not texts or not verdict.plugin_text:
+            return verdict.reply
+        return Reply(verdict.reply.code, None, "\n".join(texts))
+
+    def _serve(self) -> Generator[Effect, object, None]:
+        server = self._server
+        while True:
+            event = server.next_event()
+            if event is NEED_DATA:
+                yield from self._receive()
+            elif isinstance(event, Content):
+                self._keep(event.data)
+            elif isinstance(event, Hook):
+                name = event.name
+                if name == "data_headers_end":
+                    self._end_header()
+                answer, texts = _NO_OPINION
+                if self._broken is not None and VERDICTS[name][FAILED].reply is not None:
+                    answer = FAILED
+                elif name in self._chains:
+                    answer, texts = yield from self._ask(event)
+                if answer is FAILED:
+                    server.fail()
+                    continue
+                if name in self._own:
+                    self._own[name](event, answer, texts)
+                server.answer(answer, *texts)
+            elif event is DRAIN:
+                yield _FLUSH
+            elif event is CLOSED:
+                return
+
+    def _receive(self) -> Generator[Effect, object, None]:
+        if self._early:
+            data, self._early = self._early, b""
+            self._server.receive_data(data)
+            return
+        receive = self._next_content if self._server.in_content else self._next_command
+        left = self._deadline - self._site.clock()
+        if left < receive.timeout:
+            receive = Receive(max(left, 0.0))
+        outcome = yield receive
+        if outcome is SHUTTING_DOWN:
+            self._server.hang_up(_SHUTDOWN)
+        elif outcome is TIMED_OUT:
+            expired = self._site.clock() >= self._deadline
+            self._log(LOGINFO, "fail, session limit" if expired else "fail, timeout")
+            self._server.hang_up(_TOO_LONG if expired else _TIMEOUT)
+        else:
+            self._server.receive_data(cast("bytes", outcome))
+
+    # Hooks
+
+    def _ask(self, hook: Hook) -> _Chain:
+        """Run the chain of a hook: the first answer that is not DECLINED ends it."""
+        name = hook.name
+        chain = self._chains.get(name, ())
+        arguments = (self.transaction, *hook.arguments)
+        texts: _Texts = ()
+        for entry in chain:
+            answer, texts = yield from self._call(name, entry, arguments)
+            if answer is FAILED:
+                if VERDICTS[name][FAILED].reply is None:  # nobody waits for one: go on
+                    continue
+                return FAILED, ()
+            yield from self._tell(entry, answer, texts)
+            if answer is not DECLINED:
+                return answer, texts
+        return DECLINED, texts
+
+    def _tell(self, entry: Entry, answer: ReturnCode, texts: _Texts) -> Generator[Effect, object, None]:
+        """Run the hooks `deny` or `ok` on another hook's answer."""
+        name = "deny" if answer in REFUSALS else "ok"
+        chain: Sequence[Entry] = self._chains.get(name, ())
+        for watcher in chain:
+            arguments = (self.transaction, entry.name, answer, texts[0] if texts else "")
+            result, _ = yield from self._call(name, watcher, arguments)
+            if result is not DECLINED and result is not FAILED:
+                return
+
+    def _call(self, hook: str, entry: Entry, arguments: tuple[object, ...]) -> _Chain:
+        """Call one plugin. Whatever it does wrong is logged and becomes FAILED."""
+        self.hook_name = hook
+        current_session.set(self)
+        call = entry.method
+        arguments = arguments[: entry.arguments]
+        try:
+            if entry.kind is Kind.PLAIN:
+                result = call(*arguments)
+            elif entry.kind is Kind.ASYNC:
+                result = yield Await(cast("Awaitable[object]", call(*arguments)), self._settings.hook_timeout)
+            elif entry.kind is Kind.BLOCKING:
+                context = contextvars.copy_context()
+                result = yield CallBlocking(partial(context.run, call, *arguments), self._settings.hook_timeout)
+            else:
+                result = yield from self._perform(cast("Effects", call(*arguments)))
+            return self._understood(hook, entry, result)
+        except Exception:  # noqa: BLE001 - a plugin may raise anything
+            current_session.set(self)
+            self._site.log_failure(hook, entry.name, "the hook")
+            return FAILED, ()
+
+    def _perform(self, effects: Effects) -> Generator[Effect, object, object]:
+        """Run a hook that asks for effects itself; keep the bytes that end its pauses."""
+        step: Callable[..., Effect] = effects.send
+        outcome: object = None
+        while True:
+            try:
+                effect = step(outcome)
+            except StopIteration as stop:
+                return stop.value
+            try:
+                outcome, step = (yield effect), effects.send
+            except Exception as error:  # noqa: BLE001 - it is the plugin's to handle
+                outcome, step = error, effects.throw
+            current_session.set(self)
+            if isinstance(effect, Pause) and isinstance(outcome, bytes):
+                self._early += outcome
+
+    def _understood(self, hook: str, entry: Entry, result: object) -> tuple[Answer, _Texts]:
+        """A hook's result as code and texts. Raises TypeError for what is no result."""
+        if isinstance(result, ReturnCode):
+            return result, ()
+        if result is None:
+            self._site.log(LOGDEBUG, "returned None, which counts as DECLINED", hook=hook, plugin=entry.name)
+            return DECLINED, ()
+        if isinstance(result, tuple):
+            code, *texts = cast("tuple[object, ...]", result) or (None,)
+            given = tuple(text for text in texts if text is not None)
+            if isinstance(code, ReturnCode) and all(isinstance(text, str) for text in given):
+                return code, cast("_Texts", given)
+        raise TypeError(f"a hook returns a return code, or a tuple of one and texts, but not {result!r}")
+
+    def respond(self, code: int, *lines: str) -> None:
+        """Prepare the plugin's own reply to the command; it is sent if the plugin returns DONE."""
+        self._server.respond(code, *lines)
+
+    # What the session itself does at a hook, once the plugins have answered
+
+    def _greeted(self, event: hooks.Helo | hooks.Ehlo, answer: Answer, texts: _Texts) -> None:
+        del texts
+        if VERDICTS[event.name][answer].proceed:
+            self.connection.hello, self.connection.hello_host = event.name, event.host
+        keywords = self.transaction.notes.get("capabilities", ())
+        if isinstance(keywords, list | tuple):
+            self._server.announce(*map(str, cast("Sequence[object]", keywords)))
+
+    def _sender(self, event: hooks.Mail, answer: Answer, texts: _Texts) -> None:
+        del texts
+        if VERDICTS["mail"][answer].proceed:
+            self.transaction.sender, self.transaction.sender_parameters = event.sender, event.parameters
+
+    def _recipient(self, event: hooks.Rcpt, answer: Answer, texts: _Texts) -> None:
+        del texts
+        if VERDICTS["rcpt"][answer].proceed:
+            self.transaction.add_recipient(event.recipient, event.parameters)
+
+    def _received(self, event: hooks.ReceivedLine, answer: Answer, texts: _Texts) -> None:
+        body = "\n".join(texts) if answer is OK and texts else None
+        if body is not None:
+            self.transaction.header.add("Received", body, 0)
+        else:
+            self.transaction.header.prepend(
+                received_field(
+                    self.connection, self.transaction, self._settings.hostname, event.protocol, self._site.date()
+                )
+            )
+
+    def _new_transaction(self, event: Hook, answer: Answer, texts: _Texts) -> None:
+        del event, answer, texts
+        self.transaction.discard()
+        self.transaction = self._make_transaction()
+        self._in_header = True
+        self._broken = None
+
+    def _make_transaction(self) -> Transaction:
+        self._transactions += 1
+        identity = f"{self.connection.id}.{self._transactions}"
+        return Transaction(identity, self._settings.size_threshold, self._site.spool_dir)
+
+    def _keep(self, data: bytes) -> None:
+        content = self.transaction.content
+        try:
+            if self._in_header:
+                content.write_header(data)
+            elif self._broken is None:
+                content.write(data)
+        except OSError as error:
+            self._broke(error)
+
+    def _end_header(self) -> None:
+        self._in_header = False
+        try:
+            self.transaction.content.end_header()
+        except OSError as error:
+            self._broke(error)
+
+    def _broke(self, error: OSError) -> None:
+        """The content cannot be kept: the client is told 451 when it has sent all of it."""
+        self._broken = error
+        self._log(LOGERROR, f"error, the message cannot be kept: {error}")
+
+    def _log(self, level: int, text: str) -> None:
+        current_session.set(self)
+        self._site.log(level, text)

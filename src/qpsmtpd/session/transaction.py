@@ -1,0 +1,133 @@
+"""A mail transaction: the envelope, the message, and notes; fresh after each reset."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from email.message import EmailMessage
+from pathlib import Path
+from typing import BinaryIO
+
+from qpsmtpd.protocol import NULL_PATH, Mailbox, Parameters
+from qpsmtpd.session.message import Header, Message
+
+__all__ = ["Recipient", "Transaction"]
+
+Recipient = tuple[Mailbox, Parameters]
+"""A recipient with the ESMTP parameters of its RCPT command."""
+
+
+class Transaction:
+    """One mail transaction. One exists from the start of a session, without a sender."""
+
+    def __init__(self, identity: str, threshold: int, spool_dir: Callable[[], Path]) -> None:
+        self.id = identity
+        """Names this transaction in the log and in its trace field."""
+        self.sender: Mailbox | None = None
+        """The reverse-path, once MAIL has been accepted."""
+        self.sender_parameters: Parameters = {}
+        """The ESMTP parameters of MAIL."""
+        self.notes: dict[str, object] = {}
+        """Whatever plugins keep about this transaction."""
+        self._recipients: list[Recipient] = []
+        self._message: Message | None = None
+        self._threshold = threshold
+        self._spool_dir = spool_dir
+        self._temporary: list[Path] = []
+
+    # The envelope
+
+    @property
+    def recipients(self) -> list[Mailbox]:
+        """The recipients accepted so far, duplicates included; a copy."""
+        return [mailbox for mailbox, _ in self._recipients]
+
+    @property
+    def recipients_with_parameters(self) -> list[Recipient]:
+        """The recipients with the parameters of their RCPT commands; a copy."""
+        return list(self._recipients)
+
+    def add_recipient(self, mailbox: Mailbox, parameters: Parameters | None = None) -> None:
+        """Add a recipient behind the others."""
+        self._recipients.append((mailbox, parameters or {}))
+
+    def remove_recipient(self, mailbox: Mailbox) -> None:
+        """Remove a recipient, each time it was named; nothing happens if it is none."""
+        self._recipients = [recipient for recipient in self._recipients if recipient[0] != mailbox]
+
+    @property
+    def reverse_path(self) -> Mailbox:
+        """The sender, the null path if there is none yet."""
+        return self.sender if self.sender is not None else NULL_PATH
+
+    # The message
+
+    @property
+    def content(self) -> Message:
+        """The message itself, empty before DATA."""
+        if self._message is None:
+            self._message = Message(self._threshold, self._spool_dir)
+        return self._message
+
+    @property
+    def header(self) -> Header:
+        """The header fields; what is changed here is what is queued."""
+        return self.content.header
+
+    @property
+    def data_size(self) -> int:
+        """Octets of content that the client has sent so far, CRLF counted as two."""
+        return self.content.size
+
+    @property
+    def body_length(self) -> int:
+        """Octets behind the header, the blank line included."""
+        return self.content.body_length
+
+    def body_file(self) -> BinaryIO:
+        """What stands behind the header, blank line included, to read; one reader a call."""
+        return self.content.body_file()
+
+    def body_lines(self) -> Iterator[bytes]:
+        """The lines behind the header, the blank line first, each with its CRLF."""
+        return iter(self.body_file())
+
+    def chunks(self) -> Iterator[bytes]:
+        """The whole message, header first, in pieces of bounded size."""
+        return self.content.chunks()
+
+    def message(self) -> EmailMessage:
+        """The message as the standard library parses it; a copy."""
+        return self.content.parsed()
+
+    def body_filename(self) -> Path:
+        """A file with the whole message as it is now; it lives as long as the transaction."""
+        path = self.temp_file()
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.writelines(self.content.chunks())
+        return path
+
+    # Work files
+
+    def temp_file(self) -> Path:
+        """The name of a file in the spool directory that does not exist; removed with the transaction."""
+        path = self.temp_dir() / "file"
+        self._temporary.append(path)
+        return path
+
+    def temp_dir(self) -> Path:
+        """A new directory in the spool directory, mode 0700; removed with the transaction."""
+        path = Path(tempfile.mkdtemp(prefix=f"{self.id}.", dir=self._spool_dir()))
+        self._temporary.append(path)
+        return path
+
+    def discard(self) -> None:
+        """Forget the message and remove every file of this transaction."""
+        if self._message is not None:
+            self._message.discard()
+        while self._temporary:
+            path = self._temporary.pop()
+            with contextlib.suppress(OSError):
+                path.unlink() if not path.is_dir() else shutil.rmtree(path)

@@ -1,0 +1,320 @@
+"""What the sessions of a server share, which is also what plugins know as `qp`.
+
+Settings, the plugins with their hooks in order, the log. What belongs to one session
+(`connection`, `transaction`, `respond`) is looked up in the session that runs the hook.
+"""
+
+import contextvars
+import enum
+import os
+import random
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from email.utils import formatdate
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from qpsmtpd.config import Config, ConfigError
+from qpsmtpd.logs import LOGDEBUG, LOGERROR, log_level, message
+from qpsmtpd.protocol import OK, Limits
+from qpsmtpd.session.connection import Connection
+from qpsmtpd.session.transaction import Transaction
+
+if TYPE_CHECKING:
+    from qpsmtpd.plugin import Plugin
+
+__all__ = ["Census", "Entry", "Kind", "Running", "Settings", "Site", "current_session"]
+
+
+class Running(Protocol):
+    """A session, as far as the hooks that it runs may see it."""
+
+    @property
+    def connection(self) -> Connection:
+        """The connection."""
+        ...
+
+    @property
+    def transaction(self) -> Transaction:
+        """The mail transaction of the moment."""
+        ...
+
+    @property
+    def hook_name(self) -> str:
+        """The hook of the moment."""
+        ...
+
+    def respond(self, code: int, *lines: str) -> None:
+        """Prepare the plugin's own reply."""
+        ...
+
+
+current_session: contextvars.ContextVar[Running | None] = contextvars.ContextVar("current_session", default=None)
+"""The session whose hook runs in this context."""
+
+_in_log: contextvars.ContextVar[bool] = contextvars.ContextVar("_in_log", default=False)
+
+
+class Kind(enum.Enum):
+    """How a hook method is run."""
+
+    PLAIN = "called"
+    ASYNC = "awaited"
+    BLOCKING = "called in a worker thread"
+    EFFECTS = "asks for effects itself"
+
+    __hash__ = object.__hash__
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A plugin's method in the chain of a hook."""
+
+    plugin: "Plugin"
+    name: str
+    method: Callable[..., object]
+    kind: Kind
+    arguments: int
+    """How many arguments the method takes; further ones are left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings a session begins with, read once a second at most."""
+
+    hostname: str
+    greeting: str
+    limits: Limits
+    size_threshold: int
+    command_timeout: float
+    content_timeout: float
+    session_timeout: float
+    hook_timeout: float
+    max_connections: int
+    max_per_ip: int
+
+
+class Census:
+    """Who is connected now: how many in all, and how many from each address."""
+
+    def __init__(self) -> None:
+        self.connected: dict[str, int] = {}
+        self.total = 0
+
+    def enter(self, address: str) -> None:
+        """Count a connection in."""
+        self.total += 1
+        self.connected[address] = self.connected.get(address, 0) + 1
+
+    def leave(self, address: str) -> None:
+        """Count a connection out."""
+        self.total -= 1
+        left = self.connected[address] - 1
+        if left:
+            self.connected[address] = left
+        else:
+            del self.connected[address]
+
+    def addresses(self) -> tuple[str, ...]:
+        """The addresses connected now, each as often as it is."""
+        return tuple(address for address, count in self.connected.items() for _ in range(count))
+
+
+class Site:
+    """A server's settings, plugins and log. Plugins know it as `self.qp`."""
+
+    def __init__(
+        self,
+        settings: Config,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        rng: random.Random | None = None,
+        write: Callable[[str], object] | None = None,
+    ) -> None:
+        """`clock` gives seconds for deadlines, `wall` seconds since the epoch, `rng` the
+        identities of connections; `write` takes log lines where no logging plugin does.
+        """
+        self.settings = settings
+        settings.on_error = self._complain
+        self.clock = clock
+        self.wall = wall
+        self.rng = rng or random.Random()  # noqa: S311 - identities in the log are no secrets
+        self.census = Census()
+        self.plugins: list[Plugin] = []
+        self.chains: Mapping[str, Sequence[Entry]] = {}
+        self._write = write or _write_stderr
+        self._level: tuple[tuple[str, ...], int] = ((), LOGDEBUG)
+        self._snapshot: Settings | None = None
+        self._snapshot_at = 0.0
+        self._date = (0, "")
+        self._spool_dir: Path | None = None
+
+    # What plugins use
+
+    def config(self, setting: str) -> tuple[str, ...]:
+        """The values of a setting: a `config` hook's, the file's, or the default ones."""
+        for entry in self.chains.get("config", ()):
+            try:
+                result = entry.method(self._transaction(), setting)
+            except Exception:  # noqa: BLE001 - a plugin may raise anything
+                self.log_failure("config", entry.plugin.plugin_name, f"looking up {setting}")
+                continue
+            if isinstance(result, tuple) and result[0] is OK:  # pyright: ignore[reportUnknownVariableType]
+                return tuple(str(value) for value in result[1:])  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        return self.settings.values(setting)
+
+    @property
+    def session(self) -> Running:
+        """The session that runs the hook. Raises LookupError outside of hooks."""
+        session = current_session.get()
+        if session is None:
+            raise LookupError("there is no session here: this is not called by a hook")
+        return session
+
+    @property
+    def connection(self) -> Connection:
+        """The connection that is served now."""
+        return self.session.connection
+
+    @property
+    def transaction(self) -> Transaction:
+        """The mail transaction that is served now."""
+        return self.session.transaction
+
+    def respond(self, code: int, *lines: str) -> None:
+        """Reply to the command yourself; return DONE behind it. Raises ValueError for a bad code."""
+        self.session.respond(code, *lines)
+
+    def log(self, level: int, text: str, *, hook: str | None = None, plugin: str = "") -> None:
+        """Write to the log: by the logging plugins, or to standard error where there is none."""
+        session = current_session.get()
+        if hook is None:
+            hook = session.hook_name if session is not None else ""
+        chain = self.chains.get("logging")
+        if not chain or _in_log.get():
+            if level <= self.log_level:
+                self._write(f"{self.log_identity} {message(hook, plugin, text)}\n")
+            return
+        token = _in_log.set(True)
+        try:
+            for entry in chain:
+                result = entry.method(*(self._transaction(), level, hook, plugin, text)[: entry.arguments])
+                if result is OK:
+                    return
+        except Exception:  # noqa: BLE001 - the log must not stop the mail
+            self._write(f"{self.log_identity} {message(hook, plugin, text)}\n")
+            self.log_failure("logging", "", "writing the log")
+        finally:
+            _in_log.reset(token)
+
+    @property
+    def log_level(self) -> int:
+        """The level up to which messages are written where there is no logging plugin."""
+        values = self.settings.values("loglevel")
+        if values is not self._level[0]:
+            try:
+                self._level = values, log_level(values[0])
+            except ValueError as error:
+                self._level = values, LOGDEBUG
+                self.log(LOGERROR, f"{self.settings.where('loglevel')}: {error}")
+        return self._level[1]
+
+    @property
+    def log_identity(self) -> str:
+        """What a log line begins with: the id of the connection, or of this process."""
+        session = current_session.get()
+        return session.connection.id if session is not None else f"[{os.getpid()}]"
+
+    def log_failure(self, hook: str, plugin: str, doing: str) -> None:
+        """Log the exception that is being handled, with its traceback."""
+        error = sys.exception()
+        assert error is not None
+        self.log(LOGERROR, f"error, {doing} failed: {type(error).__name__}: {error}", hook=hook, plugin=plugin)
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            self.log(LOGERROR, line, hook=hook, plugin=plugin)
+
+    def spool_dir(self) -> Path:
+        """The directory for spool and work files: `spool_dir`, or one of our own; mode 0700.
+
+        Raises OSError if it cannot be made, and ConfigError if others may write to it.
+        """
+        named = self.settings.value("spool_dir")
+        if not named:
+            if self._spool_dir is None or not self._spool_dir.is_dir():
+                self._spool_dir = Path(tempfile.mkdtemp(prefix="qpsmtpd-"))
+            return self._spool_dir
+        path = Path(named).expanduser()
+        mode = int(self.settings.value("spool_perms", "0700"), 8)
+        path.mkdir(mode=mode, parents=True, exist_ok=True)
+        if path.stat().st_mode & 0o022 & ~mode:
+            raise ConfigError(f"{path}: others may write to the spool directory; run `chmod {mode:o} {path}`")
+        return path
+
+    def remove_spool_dir(self) -> None:
+        """Remove the spool directory of our own, if it is empty, at the end of the process."""
+        if self._spool_dir is not None and self._spool_dir.is_dir() and not any(self._spool_dir.iterdir()):
+            self._spool_dir.rmdir()
+
+    # What sessions use
+
+    def current_settings(self) -> Settings:
+        """The settings for a new session. A bad value that comes later leaves the old ones in force."""
+        now = self.clock()
+        if self._snapshot is None or now - self._snapshot_at >= 1.0:
+            try:
+                self._snapshot = self.read_settings()
+            except ConfigError as error:
+                if self._snapshot is None:
+                    raise
+                self.log(LOGERROR, f"{error}; the old settings stay in force")
+            self._snapshot_at = now
+        return self._snapshot
+
+    def read_settings(self) -> Settings:
+        """Read what `Settings` holds. Raises ConfigError."""
+        config = self.settings
+        hostname = config.hostname
+        greeting = config.value("smtpgreeting") or f"{hostname} ESMTP qpsmtpd"
+        return Settings(
+            hostname=hostname,
+            greeting=greeting if "ESMTP" in greeting else f"{greeting} ESMTP",
+            limits=Limits(
+                message_size=int(config.number("databytes")) or None if config.values("databytes") else None,
+                recipients=int(config.number("recipients_max")),
+            ),
+            size_threshold=int(config.number("size_threshold")),
+            command_timeout=config.number("timeoutsmtpd" if config.values("timeoutsmtpd") else "timeout"),
+            content_timeout=config.number("timeoutdata"),
+            session_timeout=config.number("timeoutsession"),
+            hook_timeout=config.number("timeouthook"),
+            max_connections=int(config.number("max_connections")),
+            max_per_ip=int(config.number("max_per_ip")),
+        )
+
+    def new_identity(self) -> str:
+        """A name for a connection, unlikely to be given again."""
+        return f"{self.rng.getrandbits(48):012x}"
+
+    def date(self) -> str:
+        """The date for a trace field (RFC 5322 section 3.3), made once a second."""
+        now = int(self.wall())
+        if self._date[0] != now:
+            self._date = now, formatdate(now, localtime=True)
+        return self._date[1]
+
+    def _complain(self, text: str) -> None:
+        self.log(LOGERROR, text)
+
+    def _transaction(self) -> Transaction | None:
+        session = current_session.get()
+        return session.transaction if session is not None else None
+
+
+def _write_stderr(line: str) -> None:
+    sys.stderr.write(line)
+    sys.stderr.flush()
