@@ -27,13 +27,13 @@ _PLAIN_LABEL = r"[A-Za-z0-9]++(?:-++[A-Za-z0-9]++)*+"
 _PLAIN = re.compile(rf"<([{_ATEXT}]++(?:\.[{_ATEXT}]++)*+)@({_PLAIN_LABEL}(?:\.{_PLAIN_LABEL})*+)>")
 _PATH = re.compile(
     rf"<(?:@{_DOMAIN}(?:,@?{_DOMAIN})*:)?"
-    rf"(?:(?P<dots>{_ATOM}(?:[. ]+{_ATOM})*)|\"(?P<quoted>(?:[^\"\\\x00-\x1f\x7f]|\\[ -~])*)\")"
+    rf"(?:(?P<dots>{_ATOM}(?:[. ]+{_ATOM})*)|\"(?P<quoted>(?:[^\"\\\x00-\x1f\x7f-\x9f\ud800-\udfff]|\\[ -~])*)\")"
     rf"@(?:(?P<domain>{_DOMAIN})|\[(?P<literal>[^\[\]\\]*)\])>"
 )
 _NULL = re.compile(rf"<(?:@{_DOMAIN}(?:,@?{_DOMAIN})*:)?>")
 _BAD_DOTS = re.compile(r"\.\s*\.")
 _DOT_STRING = re.compile(rf"{_ATOM}(?:\.{_ATOM})*")
-_SPECIAL = re.compile(rf"[^{_ATEXT}.{_UTF8}]")
+_SPECIAL = re.compile(rf"[^{_ATEXT}.\u0080-\U0010ffff]")  # a quoted pair is ASCII
 _QUOTED_PAIR = re.compile(r"\\(.)")
 
 

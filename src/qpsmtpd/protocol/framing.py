@@ -21,6 +21,7 @@ import re
 __all__ = ["ContentReader", "HeaderSplitter", "LineEndings", "Mark"]
 
 _BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
+_END = re.compile(rb"\r\n\.\r\n")
 _END_OR_BARE_DOT = re.compile(rb"\r\n\.\r\n|\n\.\n")
 _CONTEXT = 4  # octets before a cut that may belong to a mark: CR LF . CR
 
@@ -39,7 +40,7 @@ class Mark(enum.Enum):
     END = "the end of the content"
     BARE = "a bare CR or LF: the content is refused, and read to its end"
     TOO_LARGE = "the limit: the content is refused, and read to its end"
-    BARE_DOT = "a dot on a line ended by a bare LF: the dialogue is out of step"
+    BARE_DOT = "a dot on a line ended by a bare LF, where those are refused: the dialogue is out of step"
 
     __hash__ = object.__hash__
 
@@ -133,7 +134,7 @@ class ContentReader:
 
     def _discard(self, buffer: bytearray) -> Mark:
         window = self._context + buffer
-        mark = _END_OR_BARE_DOT.search(window)
+        mark = (_END if self._normalize else _END_OR_BARE_DOT).search(window)
         if mark is None:
             self._context = window[-_CONTEXT:]
             buffer.clear()

@@ -19,7 +19,7 @@ from qpsmtpd.protocol.framing import ContentReader, HeaderSplitter, LineEndings,
 from qpsmtpd.protocol.hooks import Hook
 from qpsmtpd.protocol.limits import Limits
 from qpsmtpd.protocol.replies import Reply
-from qpsmtpd.protocol.returncodes import DECLINED, OK, ReturnCode
+from qpsmtpd.protocol.returncodes import DECLINED, DONE, OK, ReturnCode
 from qpsmtpd.protocol.state import ORDER, State
 from qpsmtpd.protocol.verdicts import FAILED, VERDICTS, Answer, Verdict
 
@@ -96,6 +96,7 @@ class Server:
         self._output = bytearray()
         self._eof = False
         self._closing = False
+        self._quitting = False
         self._pending: Hook | None = None
         self._answer = _NOTHING
         self._own_reply: tuple[Reply, ...] = ()
@@ -198,7 +199,7 @@ class Server:
         if self._pending is not None:
             raise LocalProtocolError(f"the {self._pending.name} hook waits for its answer")
         if not self._closing:
-            self._goodbye = reply
+            self._goodbye, self._own_reply = reply, ()
 
     def data_to_send(self) -> bytes:
         """The replies that wait to be sent; they are then forgotten here."""
@@ -211,11 +212,18 @@ class Server:
         """Whether message content is being received, which may take longer than a command."""
         return self._in_content
 
+    @property
+    def peer_has_finished(self) -> bool:
+        """Whether the peer has said QUIT or closed its side: it sends nothing more."""
+        return self._eof or self._quitting
+
     def _settle(self, answer: Answer, texts: tuple[str, ...]) -> None:
         if self._pending is None:
             raise LocalProtocolError("no hook was asked")
         self._pending = None
         self._answer = answer, texts
+        if answer is not DONE:
+            self._own_reply = ()
 
     # The conversation
 
@@ -470,6 +478,7 @@ class Server:
 
     def _quit(self, argument: str) -> _Script:
         del argument
+        self._quitting = True
         yield from self._ask(hooks.Quit)
 
     # Steps the scripts share
@@ -493,7 +502,7 @@ class Server:
             elif subject:
                 reply = Reply(reply.code, reply.enhanced, reply.text.replace("%s", subject))
             self._say(reply)
-        elif self._own_reply:
+        else:
             for own in self._own_reply:
                 self._say(own)
         self._own_reply = ()
@@ -505,8 +514,7 @@ class Server:
             yield from self._forget_transaction()
 
     def _forget_transaction(self) -> _Script:
-        if "reset_transaction" in self._wanted:
-            yield hooks.ResetTransaction()
+        yield from self._ask(hooks.ResetTransaction)
         if self._state is not State.START:
             self._state = State.IDLE
         self._recipients = 0

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 
 __all__ = [
-    "CLOSE",
     "SHUTTING_DOWN",
     "TIMED_OUT",
     "Await",
@@ -17,6 +16,7 @@ __all__ = [
     "Close",
     "Effect",
     "Effects",
+    "Flush",
     "Interruption",
     "Pause",
     "Receive",
@@ -42,6 +42,14 @@ class Receive:
 
     timeout: float
     """Seconds, for the writing and the reading each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """Write until little is left to write. Send in `None`, or an `Interruption`."""
+
+    timeout: float
+    """Seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +84,12 @@ class Pause:
 class Close:
     """Write, then close the connection. The session may go on with hooks that need no client."""
 
+    linger: bool = False
+    """Whether the client may still be sending: then close our side first and read its rest for
+    a moment, or the system would reset the connection and the last reply be lost."""
 
-CLOSE = Close()
 
-Effect = Receive | Await | CallBlocking | Pause | Close
+Effect = Receive | Flush | Await | CallBlocking | Pause | Close
 
 Effects = Generator[Effect, object, object]
 """A session, or a hook that asks for effects itself."""

@@ -34,13 +34,14 @@ from qpsmtpd.protocol import (
 )
 from qpsmtpd.session.connection import Connection, Peer
 from qpsmtpd.session.effects import (
-    CLOSE,
     SHUTTING_DOWN,
     TIMED_OUT,
     Await,
     CallBlocking,
+    Close,
     Effect,
     Effects,
+    Flush,
     Pause,
     Receive,
 )
@@ -59,7 +60,6 @@ _SHUTDOWN = Reply(421, "4.3.2", "Service shutting down, closing the connection")
 _TOO_MANY = Reply(421, None, "Too many connections, please try again later")
 _TOO_MANY_FROM_YOU = Reply(421, None, "Too many connections from your address, please try again later")
 
-_FLUSH = Pause(0)
 _NO_OPINION: tuple[Answer, _Texts] = (DECLINED, ())
 
 
@@ -116,10 +116,10 @@ class Session:
             refusal = yield from self._admit(address)
             if refusal is not None:
                 self._output = refusal.encode(enhanced=False)
-                yield CLOSE
+                yield Close(linger=True)
                 return
             yield from self._serve()
-            yield CLOSE
+            yield Close(linger=not self._server.peer_has_finished)
             yield from self._ask(hooks.PostConnection())
         finally:
             self._site.census.leave(address)
@@ -174,7 +174,7 @@ class Session:
                     self._own[name](event, answer, texts)
                 server.answer(answer, *texts)
             elif event is DRAIN:
-                yield _FLUSH
+                self._interrupt((yield Flush(self._settings.command_timeout)))
             elif event is CLOSED:
                 return
 
@@ -188,14 +188,18 @@ class Session:
         if left < receive.timeout:
             receive = Receive(max(left, 0.0))
         outcome = yield receive
+        if isinstance(outcome, bytes):
+            self._server.receive_data(outcome)
+        else:
+            self._interrupt(outcome)
+
+    def _interrupt(self, outcome: object) -> None:
         if outcome is SHUTTING_DOWN:
             self._server.hang_up(_SHUTDOWN)
         elif outcome is TIMED_OUT:
             expired = self._site.clock() >= self._deadline
             self._log(LOGINFO, "fail, session limit" if expired else "fail, timeout")
             self._server.hang_up(_TOO_LONG if expired else _TIMEOUT)
-        else:
-            self._server.receive_data(cast("bytes", outcome))
 
     # Hooks
 

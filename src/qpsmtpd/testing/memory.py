@@ -6,7 +6,7 @@ from pathlib import Path
 from qpsmtpd.config import Config
 from qpsmtpd.loader import load
 from qpsmtpd.session.connection import Peer
-from qpsmtpd.session.effects import TIMED_OUT, Await, CallBlocking, Close, Effect, Interruption, Pause, Receive
+from qpsmtpd.session.effects import TIMED_OUT, Await, CallBlocking, Close, Effect, Flush, Interruption, Pause, Receive
 from qpsmtpd.session.session import Session
 from qpsmtpd.site import Site
 
@@ -103,6 +103,8 @@ class Client:
                 return _finish(awaitable)
             case Close():
                 self.closed = True
+                return None
+            case Flush():
                 return None
             case Receive():  # pragma: no cover - `_go` deals with it
                 raise AssertionError

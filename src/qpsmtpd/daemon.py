@@ -1,0 +1,214 @@
+"""The server as a process: listeners, the driver, signals, an orderly end."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import partial
+
+from qpsmtpd.config import ConfigError
+from qpsmtpd.logs import LOGINFO
+from qpsmtpd.session.connection import Peer, plain_address
+from qpsmtpd.session.session import Session
+from qpsmtpd.site import Kind, Site
+from qpsmtpd.transports import blocking
+from qpsmtpd.transports.sockets import Address
+
+__all__ = ["BACKENDS", "check_backend", "inetd", "run"]
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_Started = Callable[[list[Address]], object]
+
+
+def run(site: Site, backend: str, addresses: Sequence[Address], started: _Started) -> None:
+    """Serve until SIGTERM or SIGINT; sessions then have `timeoutshutdown` seconds to finish.
+
+    `started` is told the bound addresses. Raises ConfigError for a driver that is not
+    installed, and OSError for an address that cannot be listened on.
+    """
+    check_backend(site, backend)
+    try:
+        BACKENDS[backend](site, addresses, started)
+        site.log(LOGINFO, "stopped")
+    finally:
+        site.remove_spool_dir()
+
+
+def check_backend(site: Site, backend: str) -> None:
+    """See that a driver has what it needs. Raises ConfigError that says what to install."""
+    needed = {"uvloop": "uvloop", "trio": "trio", "anyio": "anyio", "anyio-trio": "trio"}.get(backend)
+    if backend == "blocking" and any(e.kind is Kind.ASYNC for chain in site.chains.values() for e in chain):
+        needed = "anyio"
+    if needed is not None:
+        try:
+            __import__(needed)
+        except ImportError as error:
+            raise ConfigError(
+                f"the {backend} backend needs {needed}, which is not installed; run `pip install qpsmtpd[{needed}]`"
+            ) from error
+
+
+def inetd(site: Site) -> None:
+    """Serve one session on standard input and output, as inetd, tcpserver and others start it.
+
+    The client's address is that of the socket, or what `TCPREMOTEIP` and its kin say.
+    """
+    portal = blocking.Portal()
+    try:
+        blocking.Link(Session(site, _inetd_peer()), _StandardStreams(), portal).drive()
+    finally:
+        portal.close()
+        site.remove_spool_dir()
+
+
+# Drivers, each with its way to hear a signal. The first begins the orderly end.
+
+
+def _run_asyncio(site: Site, addresses: Sequence[Address], started: _Started) -> None:
+    from qpsmtpd.transports.asyncio import listen
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, stop.set)
+        async with listen(site, addresses, grace=_grace(site)) as listening:
+            started(listening.addresses)
+            await stop.wait()
+            _stopping(site)
+
+    asyncio.run(main())
+
+
+def _run_uvloop(site: Site, addresses: Sequence[Address], started: _Started) -> None:
+    import uvloop
+
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    _run_asyncio(site, addresses, started)
+
+
+def _run_trio(site: Site, addresses: Sequence[Address], started: _Started) -> None:
+    import trio
+
+    from qpsmtpd.transports.trio import listen
+
+    async def main() -> None:
+        with trio.open_signal_receiver(*_SIGNALS) as signals:
+            async with listen(site, addresses, grace=_grace(site)) as listening:
+                started(listening.addresses)
+                await anext(aiter(signals))
+                _stopping(site)
+
+    trio.run(main)
+
+
+def _run_anyio(loop: str, site: Site, addresses: Sequence[Address], started: _Started) -> None:
+    import anyio
+
+    from qpsmtpd.transports.anyio import listen
+
+    async def main() -> None:
+        with anyio.open_signal_receiver(*_SIGNALS) as signals:
+            async with listen(site, addresses, grace=_grace(site)) as listening:
+                started(listening.addresses)
+                await anext(aiter(signals))
+                _stopping(site)
+
+    anyio.run(main, backend=loop)
+
+
+def _run_blocking(site: Site, addresses: Sequence[Address], started: _Started) -> None:
+    stop = threading.Event()
+    with _handling_signals(stop), blocking.listen(site, addresses, grace=_grace(site)) as listening:
+        started(listening.addresses)
+        stop.wait()
+        _stopping(site)
+
+
+BACKENDS: Mapping[str, Callable[[Site, Sequence[Address], _Started], None]] = {
+    "asyncio": _run_asyncio,
+    "uvloop": _run_uvloop,
+    "trio": _run_trio,
+    "anyio": partial(_run_anyio, "asyncio"),
+    "anyio-trio": partial(_run_anyio, "trio"),
+    "blocking": _run_blocking,
+}
+"""The drivers by the names the command line gives them."""
+
+
+@contextlib.contextmanager
+def _handling_signals(stop: threading.Event) -> Generator[None, None, None]:
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _grace(site: Site) -> float:
+    return site.settings.number("timeoutshutdown")
+
+
+def _stopping(site: Site) -> None:
+    site.log(LOGINFO, f"stopping; sessions have {_grace(site):g} s to finish")
+
+
+# inetd
+
+
+def _inetd_peer() -> Peer:
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(0)) as connection:
+        remote, local = connection.getpeername(), connection.getsockname()
+        if isinstance(remote, tuple):
+            return Peer(plain_address(str(remote[0])), int(remote[1]), plain_address(str(local[0])), int(local[1]))
+    env = os.environ
+    return Peer(
+        remote_ip=plain_address(env.get("TCPREMOTEIP", "127.0.0.1")),
+        remote_port=_port(env.get("TCPREMOTEPORT")),
+        local_ip=plain_address(env.get("TCPLOCALIP", "127.0.0.1")),
+        local_port=_port(env.get("TCPLOCALPORT")),
+        remote_host=env.get("TCPREMOTEHOST"),
+        remote_user=env.get("TCPREMOTEINFO"),
+    )
+
+
+def _port(text: str | None) -> int:
+    return int(text) if text is not None and text.isdecimal() else 0
+
+
+class _StandardStreams(blocking.Channel):
+    """Standard input and output as a channel: a socket, or a pair of pipes."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+
+    def wait_for(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def read(self) -> bytes:
+        if not self.ready(self._seconds):
+            raise TimeoutError
+        return os.read(0, 65_536)
+
+    def write(self, data: bytes) -> None:
+        while data:
+            data = data[os.write(1, data) :]
+
+    def ready(self, seconds: float) -> bool:
+        import select
+
+        return bool(select.select([0], [], [], seconds)[0])
+
+    def write_eof(self) -> None:
+        sys.stdout.flush()
+
+    def interrupt(self) -> None:
+        os.close(0)
+
+    def close(self) -> None:
+        os.close(1)

@@ -1,0 +1,194 @@
+"""The anyio driver: a task for each connection, on asyncio or trio under anyio."""
+
+import contextlib
+import socket
+from collections.abc import AsyncGenerator, Callable, Iterable
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+
+from qpsmtpd.session.effects import (
+    SHUTTING_DOWN,
+    TIMED_OUT,
+    Await,
+    CallBlocking,
+    Close,
+    Effect,
+    Flush,
+    Interruption,
+    Pause,
+    Receive,
+)
+from qpsmtpd.session.session import Session
+from qpsmtpd.site import Site
+from qpsmtpd.transports.sockets import GRACE, LINGER, RECEIVE_SIZE, Address, bind, bound_address, no_delay, peer_of
+
+__all__ = ["Listening", "listen", "serve"]
+
+_GONE = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
+
+
+class Listening:
+    """A running server."""
+
+    def __init__(self, site: Site, sockets: Iterable[socket.socket]) -> None:
+        self._site = site
+        self._sockets = list(sockets)
+        self.addresses = [bound_address(listener) for listener in self._sockets]
+        """Where it listens."""
+        self._accepting = anyio.CancelScope()
+        self._serving = anyio.CancelScope()
+        self._links: set[_Link] = set()
+        self._idle = anyio.Event()
+
+    async def run(self) -> None:
+        """Accept and serve until `stop`."""
+        with self._serving:
+            async with anyio.create_task_group() as tasks:
+                for listener in self._sockets:
+                    tasks.start_soon(self._accept, await anyio.abc.SocketListener.from_socket(listener), tasks)
+
+    async def stop(self, grace: float = GRACE) -> None:
+        """Accept no more; let sessions finish for `grace` seconds, then tell them 421."""
+        self._accepting.cancel()
+        for seconds in (grace, LINGER):
+            with anyio.move_on_after(seconds):
+                while self._links:
+                    self._idle = anyio.Event()
+                    await self._idle.wait()
+            for link in self._links:
+                link.shut_down()
+        self._serving.cancel()
+
+    async def _accept(self, listener: anyio.abc.SocketListener, tasks: anyio.abc.TaskGroup) -> None:
+        with self._accepting:
+            async with listener:
+                await listener.serve(self._serve, tasks)
+
+    async def _serve(self, stream: anyio.abc.SocketStream) -> None:
+        link = _Link(self._site, stream)
+        self._links.add(link)
+        try:
+            await link.drive()
+        except Exception:  # noqa: BLE001 - a fault of ours must not take other sessions along
+            self._site.log_failure("", "", "the session")
+        finally:
+            self._links.discard(link)
+            if not self._links:
+                self._idle.set()
+            with anyio.CancelScope(shield=True):
+                await anyio.aclose_forcefully(stream)
+
+
+class _Link:
+    """One connection: the session's effects performed by anyio."""
+
+    def __init__(self, site: Site, stream: anyio.abc.SocketStream) -> None:
+        connection: socket.socket = stream.extra(anyio.abc.SocketAttribute.raw_socket)  # noqa: S610 - not Django's
+        no_delay(connection)
+        self._stream = stream
+        self._session = Session(site, peer_of(connection))
+        self._scope: anyio.CancelScope | None = None
+        self._stopping = False
+
+    async def drive(self) -> None:
+        """Drive the session to its end."""
+        run = self._session.run()
+        step: Callable[..., Effect] = run.send
+        outcome: object = None
+        with contextlib.closing(run), contextlib.suppress(StopIteration):
+            while True:
+                effect = step(outcome)
+                try:
+                    outcome, step = await self._perform(effect), run.send
+                except Exception as error:  # noqa: BLE001 - it is the session's to handle
+                    outcome, step = error, run.throw
+
+    def shut_down(self) -> None:
+        """Tell the client 421 as soon as the session listens to it."""
+        self._stopping = True
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def _perform(self, effect: Effect) -> object:
+        match effect:
+            case Receive(timeout=seconds):
+                return await self._transfer(seconds, read=True)
+            case Flush(timeout=seconds):
+                return await self._transfer(seconds, read=False)
+            case Pause(seconds=seconds, until_input=until_input):
+                outcome = await self._transfer(seconds, read=until_input)
+                if not until_input:
+                    await anyio.sleep(seconds)
+                return outcome if isinstance(outcome, bytes) else b""
+            case Await(awaitable=awaitable, timeout=seconds):
+                with anyio.fail_after(seconds):
+                    return await awaitable
+            case CallBlocking(function=function, timeout=seconds):
+                with anyio.fail_after(seconds):
+                    return await anyio.to_thread.run_sync(function, abandon_on_cancel=True)
+            case Close(linger=linger):
+                await self._close(linger=linger)
+                return None
+
+    async def _transfer(self, seconds: float, *, read: bool) -> object:
+        """Write what there is, then read if asked to."""
+        if self._stopping:
+            return SHUTTING_DOWN
+        with anyio.move_on_after(seconds) as scope:
+            self._scope = scope
+            try:
+                await self._write()
+                return await self._stream.receive(RECEIVE_SIZE) if read else None
+            except (anyio.EndOfStream, *_GONE):  # a client that vanishes is a client that has finished
+                return b"" if read else None
+            finally:
+                self._scope = None
+        return self._interruption()
+
+    def _interruption(self) -> Interruption:
+        return SHUTTING_DOWN if self._stopping else TIMED_OUT
+
+    async def _write(self) -> None:
+        data = self._session.data_to_send()
+        if data:
+            await self._stream.send(data)
+
+    async def _close(self, *, linger: bool) -> None:
+        with anyio.move_on_after(LINGER), contextlib.suppress(anyio.EndOfStream, *_GONE):
+            await self._write()
+            if linger:
+                await self._stream.send_eof()
+                while True:
+                    await self._stream.receive(RECEIVE_SIZE)
+        await anyio.aclose_forcefully(self._stream)
+
+
+@contextlib.asynccontextmanager
+async def listen(
+    site: Site, addresses: Iterable[Address | socket.socket], *, grace: float = GRACE
+) -> AsyncGenerator[Listening, None]:
+    """Serve while the block runs; at its end stop, as `Listening.stop` does. Raises OSError."""
+    listening = Listening(site, bind(addresses))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(listening.run)
+        try:
+            yield listening
+        finally:
+            with anyio.CancelScope(shield=True):
+                await listening.stop(grace)
+
+
+async def serve(
+    site: Site,
+    addresses: Iterable[Address | socket.socket],
+    *,
+    grace: float = GRACE,
+    started: Callable[[Listening], object] | None = None,
+) -> None:
+    """Serve until cancelled. `started` is told when, and where, the server listens. Raises OSError."""
+    async with listen(site, addresses, grace=grace) as listening:
+        if started is not None:
+            started(listening)
+        await anyio.sleep_forever()

@@ -1,0 +1,290 @@
+"""The blocking driver: a thread for each connection, bounded in number.
+
+A hook that is `async def` runs in one anyio event loop, which has a thread of its own from
+the first such hook on; a hook marked `@blocking` is just called.
+"""
+
+import contextlib
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable
+from typing import TYPE_CHECKING
+
+from qpsmtpd.session.effects import (
+    SHUTTING_DOWN,
+    TIMED_OUT,
+    Await,
+    CallBlocking,
+    Close,
+    Effect,
+    Flush,
+    Pause,
+    Receive,
+)
+from qpsmtpd.session.session import Session
+from qpsmtpd.site import Site
+from qpsmtpd.transports.sockets import GRACE, LINGER, RECEIVE_SIZE, Address, bind, bound_address, no_delay, peer_of
+
+if TYPE_CHECKING:
+    from anyio.from_thread import BlockingPortal
+
+__all__ = ["Channel", "Link", "Listening", "Portal", "listen", "serve"]
+
+_SPARE = 16  # threads beyond `max_connections`, for those that are told so
+
+
+class Portal:
+    """Runs awaitables from threads, in one event loop that starts when it is first needed."""
+
+    def __init__(self) -> None:
+        self._portal: BlockingPortal | None = None
+        self._exit = contextlib.ExitStack()
+        self._lock = threading.Lock()
+
+    def run(self, effect: Await) -> object:
+        """Run the awaitable of `effect`. Raises what it raises, TimeoutError after its time."""
+        import anyio.from_thread  # noqa: PLC0415 - only async hooks need it
+
+        async def wait() -> object:
+            with anyio.fail_after(effect.timeout):
+                return await effect.awaitable
+
+        with self._lock:
+            if self._portal is None:
+                self._portal = self._exit.enter_context(anyio.from_thread.start_blocking_portal())
+        return self._portal.call(wait)
+
+    def close(self) -> None:
+        """Stop the event loop."""
+        self._exit.close()
+
+
+class Channel:
+    """What bytes come from and go to: a connected socket."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        no_delay(connection)
+
+    def wait_for(self, seconds: float) -> None:
+        """Let the next calls take so long. They raise TimeoutError."""
+        self._socket.settimeout(max(seconds, 0.001))
+
+    def read(self) -> bytes:
+        """Some bytes, none at the end of file. Raises OSError."""
+        return self._socket.recv(RECEIVE_SIZE)
+
+    def write(self, data: bytes) -> None:
+        """Write all of it. Raises OSError."""
+        self._socket.sendall(data)
+
+    def ready(self, seconds: float) -> bool:
+        """Whether bytes come within `seconds`."""
+        return bool(select.select([self._socket], [], [], seconds)[0])
+
+    def write_eof(self) -> None:
+        """Close our side. Raises OSError."""
+        self._socket.shutdown(socket.SHUT_WR)
+
+    def interrupt(self) -> None:
+        """End a `read` that another thread waits in."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RD)
+
+    def close(self) -> None:
+        """Close it."""
+        self._socket.close()
+
+
+class Listening:
+    """A running server."""
+
+    def __init__(self, site: Site, sockets: Iterable[socket.socket]) -> None:
+        self._site = site
+        self._sockets = list(sockets)
+        self.addresses = [bound_address(listener) for listener in self._sockets]
+        """Where it listens."""
+        self._portal = Portal()
+        self._links: set[Link] = set()
+        self._changed = threading.Condition()
+        self._room = threading.Semaphore(site.current_settings().max_connections + _SPARE)
+        self._stopping = False
+        # A byte in here wakes the accepting threads, which must not wait for a client to stop.
+        self._wake, self._waker = socket.socketpair()
+        self._threads = [threading.Thread(target=self._accept, args=(listener,)) for listener in self._sockets]
+
+    def start(self) -> None:
+        """Begin to accept."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, grace: float = GRACE) -> None:
+        """Accept no more; let sessions finish for `grace` seconds, then tell them 421."""
+        self._stopping = True
+        self._waker.send(b"x")
+        for thread in self._threads:
+            thread.join()
+        with self._changed:
+            for seconds in (grace, LINGER):
+                self._changed.wait_for(lambda: not self._links, seconds)
+                for link in self._links:
+                    link.shut_down()
+            for link in self._links:
+                link.abort()
+        self._portal.close()
+        self._wake.close()
+        self._waker.close()
+
+    def _accept(self, listener: socket.socket) -> None:
+        with listener:
+            while not self._stopping:
+                select.select([listener, self._wake], [], [])
+                if self._stopping:
+                    return
+                self._room.acquire()
+                try:
+                    connection, _ = listener.accept()
+                except OSError as error:
+                    self._room.release()
+                    if not isinstance(error, BlockingIOError):  # out of descriptors: give it a moment
+                        self._site.log_failure("", "", "accepting a connection")
+                        time.sleep(0.1)
+                    continue
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            with connection:
+                connection.setblocking(True)
+                link = Link(Session(self._site, peer_of(connection)), Channel(connection), self._portal)
+                with self._changed:
+                    self._links.add(link)
+                try:
+                    link.drive()
+                finally:
+                    with self._changed:
+                        self._links.discard(link)
+                        self._changed.notify_all()
+        except Exception:  # noqa: BLE001 - a fault of ours must not take other sessions along
+            self._site.log_failure("", "", "the session")
+        finally:
+            self._room.release()
+
+
+class Link:
+    """One connection: the session's effects performed by plain calls."""
+
+    def __init__(self, session: Session, channel: Channel, portal: Portal) -> None:
+        self._session = session
+        self._channel = channel
+        self._portal = portal
+        self._stopping = False
+
+    def drive(self) -> None:
+        """Drive the session to its end."""
+        run = self._session.run()
+        step: Callable[..., Effect] = run.send
+        outcome: object = None
+        with contextlib.closing(run), contextlib.suppress(StopIteration):
+            while True:
+                effect = step(outcome)
+                try:
+                    outcome, step = self._perform(effect), run.send
+                except Exception as error:  # noqa: BLE001 - it is the session's to handle
+                    outcome, step = error, run.throw
+
+    def shut_down(self) -> None:
+        """Tell the client 421 as soon as the session listens to it."""
+        self._stopping = True
+        self._channel.interrupt()
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        self._channel.close()
+
+    def _perform(self, effect: Effect) -> object:
+        match effect:
+            case Receive(timeout=seconds):
+                return self._transfer(seconds, read=True)
+            case Flush(timeout=seconds):
+                return self._transfer(seconds, read=False)
+            case Pause(seconds=seconds, until_input=until_input):
+                self._transfer(max(seconds, LINGER), read=False)
+                if not until_input:
+                    time.sleep(seconds)
+                elif self._channel.ready(seconds):
+                    outcome = self._transfer(seconds, read=True)
+                    return outcome if isinstance(outcome, bytes) else b""
+                return b""
+            case Await():
+                return self._portal.run(effect)
+            case CallBlocking(function=function):
+                return function()
+            case Close(linger=linger):
+                self._close(linger=linger)
+                return None
+
+    def _transfer(self, seconds: float, *, read: bool) -> object:
+        """Write what there is, then read if asked to."""
+        if self._stopping:
+            return SHUTTING_DOWN
+        try:
+            self._channel.wait_for(seconds)
+            self._write()
+            outcome = self._channel.read() if read else None
+        except TimeoutError:
+            return TIMED_OUT
+        except OSError:  # a client that vanishes is a client that has finished
+            return b"" if read else None
+        return SHUTTING_DOWN if self._interrupted(outcome) else outcome
+
+    def _interrupted(self, outcome: bytes | None) -> bool:
+        return self._stopping and not outcome  # `shut_down` makes the end of file
+
+    def _write(self) -> None:
+        data = self._session.data_to_send()
+        if data:
+            self._channel.write(data)
+
+    def _close(self, *, linger: bool) -> None:
+        with contextlib.suppress(OSError):
+            self._channel.wait_for(LINGER)
+            self._write()
+            if linger:
+                self._channel.write_eof()
+                until = time.monotonic() + LINGER
+                while time.monotonic() < until and self._channel.read():
+                    pass
+        self._channel.close()
+
+
+@contextlib.contextmanager
+def listen(
+    site: Site, addresses: Iterable[Address | socket.socket], *, grace: float = GRACE
+) -> Generator[Listening, None, None]:
+    """Serve in threads while the block runs; at its end stop, as `Listening.stop` does. Raises OSError."""
+    listening = Listening(site, bind(addresses))
+    listening.start()
+    try:
+        yield listening
+    finally:
+        listening.stop(grace)
+
+
+def serve(
+    site: Site,
+    addresses: Iterable[Address | socket.socket],
+    *,
+    grace: float = GRACE,
+    started: Callable[[Listening], object] | None = None,
+) -> None:
+    """Serve until an exception such as KeyboardInterrupt ends it.
+
+    `started` is told when, and where, the server listens. Raises OSError.
+    """
+    with listen(site, addresses, grace=grace) as listening:
+        if started is not None:
+            started(listening)
+        threading.Event().wait()

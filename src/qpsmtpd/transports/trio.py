@@ -1,0 +1,195 @@
+"""The trio driver: a task for each connection."""
+
+import contextlib
+import math
+import socket
+from collections.abc import AsyncGenerator, Callable, Iterable
+
+import trio
+
+from qpsmtpd.session.effects import (
+    SHUTTING_DOWN,
+    TIMED_OUT,
+    Await,
+    CallBlocking,
+    Close,
+    Effect,
+    Flush,
+    Interruption,
+    Pause,
+    Receive,
+)
+from qpsmtpd.session.session import Session
+from qpsmtpd.site import Site
+from qpsmtpd.transports.sockets import GRACE, LINGER, RECEIVE_SIZE, Address, bind, bound_address, no_delay, peer_of
+
+__all__ = ["Listening", "listen", "serve"]
+
+
+class Listening:
+    """A running server."""
+
+    def __init__(self, site: Site, sockets: Iterable[socket.socket]) -> None:
+        self._site = site
+        self._sockets = [trio.socket.from_stdlib_socket(listener) for listener in sockets]
+        self.addresses = [bound_address(listener) for listener in self._sockets]
+        """Where it listens."""
+        self._accepting = trio.CancelScope()
+        self._serving = trio.CancelScope()
+        self._links: set[_Link] = set()
+        self._idle = trio.Event()
+
+    async def run(self) -> None:
+        """Accept and serve until `stop`."""
+        with self._serving:
+            async with trio.open_nursery() as nursery:
+                for listener in self._sockets:
+                    nursery.start_soon(self._accept, listener, nursery)
+
+    async def stop(self, grace: float = GRACE) -> None:
+        """Accept no more; let sessions finish for `grace` seconds, then tell them 421."""
+        self._accepting.cancel()
+        for seconds in (grace, LINGER):
+            with trio.move_on_after(seconds):
+                while self._links:
+                    self._idle = trio.Event()
+                    await self._idle.wait()
+            for link in self._links:
+                link.shut_down()
+        self._serving.cancel()
+
+    async def _accept(self, listener: trio.socket.SocketType, nursery: trio.Nursery) -> None:
+        with self._accepting, listener:
+            while True:
+                try:
+                    connection, _ = await listener.accept()
+                except OSError as error:  # out of descriptors, or a client that has gone
+                    self._site.log_failure("", "", f"accepting a connection ({error.strerror})")
+                    await trio.sleep(0.1)
+                    continue
+                nursery.start_soon(self._serve, connection)
+
+    async def _serve(self, connection: trio.socket.SocketType) -> None:
+        with connection:
+            link = _Link(self._site, connection)
+            self._links.add(link)
+            try:
+                await link.drive()
+            except Exception:  # noqa: BLE001 - a fault of ours must not take other sessions along
+                self._site.log_failure("", "", "the session")
+            finally:
+                self._links.discard(link)
+                if not self._links:
+                    self._idle.set()
+
+
+class _Link:
+    """One connection: the session's effects performed by trio."""
+
+    def __init__(self, site: Site, connection: trio.socket.SocketType) -> None:
+        no_delay(connection)
+        self._socket = connection
+        self._session = Session(site, peer_of(connection))
+        self._scope: trio.CancelScope | None = None
+        self._stopping = False
+
+    async def drive(self) -> None:
+        """Drive the session to its end."""
+        run = self._session.run()
+        step: Callable[..., Effect] = run.send
+        outcome: object = None
+        with contextlib.closing(run), contextlib.suppress(StopIteration):
+            while True:
+                effect = step(outcome)
+                try:
+                    outcome, step = await self._perform(effect), run.send
+                except Exception as error:  # noqa: BLE001 - it is the session's to handle
+                    outcome, step = error, run.throw
+
+    def shut_down(self) -> None:
+        """Tell the client 421 as soon as the session listens to it."""
+        self._stopping = True
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def _perform(self, effect: Effect) -> object:
+        match effect:
+            case Receive(timeout=seconds):
+                return await self._transfer(seconds, read=True)
+            case Flush(timeout=seconds):
+                return await self._transfer(seconds, read=False)
+            case Pause(seconds=seconds, until_input=until_input):
+                outcome = await self._transfer(seconds, read=until_input)
+                if not until_input:
+                    await trio.sleep(seconds)
+                return outcome if isinstance(outcome, bytes) else b""
+            case Await(awaitable=awaitable, timeout=seconds):
+                with trio.fail_after(seconds):
+                    return await awaitable
+            case CallBlocking(function=function, timeout=seconds):
+                with trio.fail_after(seconds):
+                    return await trio.to_thread.run_sync(function, abandon_on_cancel=True)
+            case Close(linger=linger):
+                await self._close(linger=linger)
+                return None
+
+    async def _transfer(self, seconds: float, *, read: bool) -> object:
+        """Write what there is, then read if asked to."""
+        if self._stopping:
+            return SHUTTING_DOWN
+        with trio.move_on_after(seconds) as scope:
+            self._scope = scope
+            try:
+                await self._write()
+                return await self._socket.recv(RECEIVE_SIZE) if read else None
+            except OSError:  # a client that vanishes is a client that has finished
+                return b"" if read else None
+            finally:
+                self._scope = None
+        return self._interruption()
+
+    def _interruption(self) -> Interruption:
+        return SHUTTING_DOWN if self._stopping else TIMED_OUT
+
+    async def _write(self) -> None:
+        data = memoryview(self._session.data_to_send())
+        while data:
+            data = data[await self._socket.send(data) :]
+
+    async def _close(self, *, linger: bool) -> None:
+        with trio.move_on_after(LINGER), contextlib.suppress(OSError):
+            await self._write()
+            if linger:
+                self._socket.shutdown(socket.SHUT_WR)
+                while await self._socket.recv(RECEIVE_SIZE):
+                    pass
+        self._socket.close()
+
+
+@contextlib.asynccontextmanager
+async def listen(
+    site: Site, addresses: Iterable[Address | socket.socket], *, grace: float = GRACE
+) -> AsyncGenerator[Listening, None]:
+    """Serve while the block runs; at its end stop, as `Listening.stop` does. Raises OSError."""
+    listening = Listening(site, bind(addresses))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listening.run)
+        try:
+            yield listening
+        finally:
+            with trio.CancelScope(shield=True):
+                await listening.stop(grace)
+
+
+async def serve(
+    site: Site,
+    addresses: Iterable[Address | socket.socket],
+    *,
+    grace: float = GRACE,
+    started: Callable[[Listening], object] | None = None,
+) -> None:
+    """Serve until cancelled. `started` is told when, and where, the server listens. Raises OSError."""
+    async with listen(site, addresses, grace=grace) as listening:
+        if started is not None:
+            started(listening)
+        await trio.sleep(math.inf)
