@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import select
 import signal
 import socket
 import sys
@@ -16,7 +17,7 @@ from qpsmtpd.session.connection import Peer, plain_address
 from qpsmtpd.session.session import Session
 from qpsmtpd.site import Kind, Site
 from qpsmtpd.transports import blocking
-from qpsmtpd.transports.sockets import Address
+from qpsmtpd.transports.sockets import Address, peer_of
 
 __all__ = ["BACKENDS", "check_backend", "inetd", "run"]
 
@@ -68,7 +69,12 @@ def inetd(site: Site) -> None:
 # Drivers, each with its way to hear a signal. The first begins the orderly end.
 
 
-def _run_asyncio(site: Site, addresses: Sequence[Address], started: _Started) -> None:
+def _run_asyncio(
+    site: Site,
+    addresses: Sequence[Address],
+    started: _Started,
+    new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> None:
     from qpsmtpd.transports.asyncio import listen
 
     async def main() -> None:
@@ -81,14 +87,14 @@ def _run_asyncio(site: Site, addresses: Sequence[Address], started: _Started) ->
             await stop.wait()
             _stopping(site)
 
-    asyncio.run(main())
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(main())
 
 
 def _run_uvloop(site: Site, addresses: Sequence[Address], started: _Started) -> None:
     import uvloop
 
-    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-    _run_asyncio(site, addresses, started)
+    _run_asyncio(site, addresses, started, uvloop.new_event_loop)
 
 
 def _run_trio(site: Site, addresses: Sequence[Address], started: _Started) -> None:
@@ -142,12 +148,16 @@ BACKENDS: Mapping[str, Callable[[Site, Sequence[Address], _Started], None]] = {
 
 @contextlib.contextmanager
 def _handling_signals(stop: threading.Event) -> Generator[None, None, None]:
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in _SIGNALS}
+    def handler(number: int, frame: object) -> None:
+        del number, frame
+        stop.set()
+
+    before = {number: signal.signal(number, handler) for number in _SIGNALS}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
 
 def _grace(site: Site) -> float:
@@ -163,9 +173,8 @@ def _stopping(site: Site) -> None:
 
 def _inetd_peer() -> Peer:
     with contextlib.suppress(OSError), socket.socket(fileno=os.dup(0)) as connection:
-        remote, local = connection.getpeername(), connection.getsockname()
-        if isinstance(remote, tuple):
-            return Peer(plain_address(str(remote[0])), int(remote[1]), plain_address(str(local[0])), int(local[1]))
+        if connection.family in (socket.AF_INET, socket.AF_INET6):
+            return peer_of(connection)
     env = os.environ
     return Peer(
         remote_ip=plain_address(env.get("TCPREMOTEIP", "127.0.0.1")),
@@ -200,8 +209,6 @@ class _StandardStreams(blocking.Channel):
             data = data[os.write(1, data) :]
 
     def ready(self, seconds: float) -> bool:
-        import select
-
         return bool(select.select([0], [], [], seconds)[0])
 
     def write_eof(self) -> None:

@@ -188,7 +188,7 @@ class Server:
         self._own_reply += (Reply(code, None, "\n".join(lines)),)
 
     def announce(self, *keywords: str) -> None:
-        """Add keywords, with their parameters, to the reply to the next EHLO."""
+        """Add keywords, with their parameters, to the reply to the next EHLO; HELO forgets them."""
         self._keywords += keywords
 
     def hang_up(self, reply: Reply) -> None:
@@ -281,7 +281,6 @@ class Server:
         argument = rest.decode("utf-8", "surrogateescape")
         command = _VERBS.get(verb.upper())
         if command is None:
-            self._errors += 1
             return self._unrecognized(verb.decode("utf-8", "surrogateescape").lower(), argument)
         out_of_order = ORDER[command][self._state]
         if out_of_order is not None:
@@ -292,33 +291,37 @@ class Server:
     # One script a command
 
     def _helo(self, argument: str) -> _Script:
-        yield from self._hello(hooks.Helo, argument, ())
+        yield from self._hello(hooks.Helo, argument)
 
     def _ehlo(self, argument: str) -> _Script:
-        keywords = [extension.value for extension in Extension if extension in self._extensions]
-        if Extension.SIZE in self._extensions and self._limits.message_size is not None:
-            keywords[keywords.index("SIZE")] = f"SIZE {self._limits.message_size}"
-        yield from self._hello(hooks.Ehlo, argument, keywords)
+        yield from self._hello(hooks.Ehlo, argument)
 
-    def _hello(self, hook: type[hooks.Helo | hooks.Ehlo], argument: str, keywords: Iterable[str]) -> _Script:
+    def _hello(self, hook: type[hooks.Helo | hooks.Ehlo], argument: str) -> _Script:
         words = argument.split()
         if not words or words[0].isdigit():  # a number is no host name (RFC 1123 section 2.1)
             self._refuse(_NO_HOST)
             return
         if self._state in (State.MAIL, State.RCPT):  # RFC 5321 section 4.1.4
             yield from self._forget_transaction()
-        del self._keywords[:]
         answer, texts = _NOTHING
         if hook.name in self._wanted:
             answer, texts = yield hook(words[0], tuple(words[1:]))
         verdict = VERDICTS[hook.name][answer]
         # Composed now, since a plugin may have announced keywords while it was asked.
-        self._speak(verdict, texts, "\n".join([self._hostname, *keywords, *self._keywords]))
+        keywords = self._offer() if hook is hooks.Ehlo else []
+        self._keywords.clear()
+        self._speak(verdict, texts, "\n".join([self._hostname, *keywords]))
         if verdict.close:
             yield from self._disconnect()
         if verdict.proceed:
             self._state = State.IDLE
             self._esmtp = hook is hooks.Ehlo
+
+    def _offer(self) -> list[str]:
+        keywords = [extension.value for extension in Extension if extension in self._extensions]
+        if Extension.SIZE in self._extensions and self._limits.message_size is not None:
+            keywords[keywords.index("SIZE")] = f"SIZE {self._limits.message_size}"
+        return keywords + self._keywords
 
     def _mail(self, argument: str) -> _Script:
         parsed = parse_path_argument("FROM:", argument)
@@ -420,7 +423,8 @@ class Server:
             problem = problem or _REFUSED_CONTENT.get(mark)
             if data and not header.ended:
                 part, data = header.split(data)
-                yield Content(part)
+                if part:
+                    yield Content(part)
                 if header.too_large:
                     problem = _HEADER_TOO_LARGE
                     reader.discard()
@@ -458,7 +462,8 @@ class Server:
         return None
 
     def _unrecognized(self, word: str, rest: str) -> _Script:
-        yield from self._ask(hooks.UnrecognizedCommand, word, rest)
+        if self._count_error():
+            yield from self._ask(hooks.UnrecognizedCommand, word, rest)
 
     def _rset(self, argument: str) -> _Script:
         del argument  # tolerated, as in the original
@@ -527,8 +532,13 @@ class Server:
         yield from self._forget_transaction()
 
     def _refuse(self, reply: Reply) -> None:
+        if self._count_error():
+            self._say(reply)
+
+    def _count_error(self) -> bool:
+        """Count a refused command; false if it is one too many, which is answered 421 instead."""
         self._errors += 1
-        self._say(reply)
+        return self._errors <= self._limits.errors
 
     def _say(self, reply: Reply) -> None:
         self._output += reply.encode(enhanced=self._enhanced, utf8=self._utf8)

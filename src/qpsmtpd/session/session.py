@@ -113,6 +113,7 @@ class Session:
         address = self.connection.remote_ip
         self._site.census.enter(address)
         try:
+            self._log(LOGINFO, f"connected, {address}:{self.connection.remote_port}")
             refusal = yield from self._admit(address)
             if refusal is not None:
                 self._output = refusal.encode(enhanced=False)

@@ -45,7 +45,7 @@ class Portal:
 
     def run(self, effect: Await) -> object:
         """Run the awaitable of `effect`. Raises what it raises, TimeoutError after its time."""
-        import anyio.from_thread  # noqa: PLC0415 - only async hooks need it
+        import anyio.from_thread
 
         async def wait() -> object:
             with anyio.fail_after(effect.timeout):

@@ -1,0 +1,199 @@
+"""The command line: `qpsmtpd run`, `inetd`, `check`, `init` and `plugins`."""
+
+import argparse
+import inspect
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from qpsmtpd import __version__, daemon
+from qpsmtpd.config import Config, ConfigError
+from qpsmtpd.loader import bundled_names, find_plugin, load
+from qpsmtpd.protocol import hooks
+from qpsmtpd.sample import write_sample
+from qpsmtpd.site import Site
+from qpsmtpd.transports.sockets import Address
+
+__all__ = ["main"]
+
+SOLO: Mapping[str, tuple[str, ...]] = {
+    "plugins": ("relay", "rcpt_ok", "queue/maildir ./mail"),
+    "relayclients": ("127.0.0.1", "::1"),
+    "loglevel": ("LOGINFO",),
+}
+"""The settings where there is no configuration: mail from this machine, to anyone, into ./mail."""
+
+_LISTEN = re.compile(r"(?:(?P<role>[a-z]+)=)?(?:\[(?P<six>[^\]]+)\]|(?P<host>[^:\[\]]*)):(?P<port>\d{1,5})")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program. Gives the exit status: 0, or 1 for what an administrator must change."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.command(options)
+    except ConfigError as error:
+        return _complain(str(error))
+    except BrokenPipeError:  # `qpsmtpd plugins list | head`
+        return 0
+    except OSError as error:
+        return _complain(error.strerror if error.strerror and not error.filename else str(error))
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _complain(text: str) -> int:
+    print(f"qpsmtpd: {text}", file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="qpsmtpd", description="The SMTP server whose every decision is a plugin's.")
+    parser.add_argument("--version", action="version", version=f"qpsmtpd {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    with_config = argparse.ArgumentParser(add_help=False)
+    with_config.add_argument(
+        "--config",
+        metavar="DIR",
+        type=Path,
+        help="the config directory (default: $QPSMTPD_CONFIG, else ./config; without one, mail from this machine is kept in ./mail)",
+    )
+
+    run = commands.add_parser("run", parents=[with_config], help="serve until SIGTERM or Ctrl-C")
+    run.add_argument(
+        "--listen",
+        metavar="[ROLE=]HOST:PORT",
+        type=_address,
+        action="append",
+        help="where to listen (default: 127.0.0.1:2525); may be given several times; port 0 is chosen by the system",
+    )
+    run.add_argument(
+        "--backend", choices=list(daemon.BACKENDS), default="asyncio", help="the driver (default: asyncio)"
+    )
+    run.set_defaults(command=_run)
+
+    inetd = commands.add_parser("inetd", parents=[with_config], help="serve one session on standard input and output")
+    inetd.set_defaults(command=_inetd)
+
+    check = commands.add_parser("check", parents=[with_config], help="load everything, start nothing")
+    check.add_argument("--backend", choices=list(daemon.BACKENDS), default="asyncio", help="the driver to check for")
+    check.set_defaults(command=_check)
+
+    init = commands.add_parser("init", help="write a commented config directory")
+    init.add_argument("directory", metavar="DIR", type=Path)
+    init.set_defaults(command=_init)
+
+    plugins = commands.add_parser("plugins", help="what plugins there are, and who runs when")
+    actions = plugins.add_subparsers(required=True, metavar="ACTION")
+    actions.add_parser("list", parents=[with_config], help="all plugins, a line each").set_defaults(command=_list)
+    actions.add_parser("order", parents=[with_config], help="each hook's plugins in order").set_defaults(command=_order)
+    help_ = actions.add_parser("help", parents=[with_config], help="a plugin's documentation")
+    help_.add_argument("name", metavar="NAME")
+    help_.set_defaults(command=_help)
+    return parser
+
+
+def _address(text: str) -> Address:
+    match = _LISTEN.fullmatch(text)
+    if match is None or int(match["port"]) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT; an IPv6 address goes in brackets")
+    if match["role"] not in (None, "mx"):
+        raise argparse.ArgumentTypeError(f"there is no role {match['role']!r}; known is mx")
+    return match["six"] or match["host"], int(match["port"])
+
+
+def _config(options: argparse.Namespace) -> Config:
+    directory: Path | None = options.config
+    if directory is None and (named := os.environ.get("QPSMTPD_CONFIG")):
+        directory = Path(named)
+    if directory is None and Path("config").is_dir():
+        directory = Path("config")
+    return Config(directory, SOLO if directory is None else None)
+
+
+def _site(options: argparse.Namespace) -> Site:
+    site = Site(_config(options))
+    load(site)
+    return site
+
+
+def _run(options: argparse.Namespace) -> int:
+    site = _site(options)
+
+    def started(addresses: list[Address]) -> None:
+        where = ", ".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses)
+        host, port = addresses[0]
+        if site.settings.directory is None:
+            goes = f"mail from this machine, to anyone, goes to {Path('mail').absolute()}"
+        else:
+            queues = ", ".join(entry.name for entry in site.chains.get("queue", ())) or "no queue plugin: nowhere"
+            goes = f"mail goes to {queues} ({site.settings.directory})"
+        print(f"qpsmtpd listens on {where} ({options.backend}); {goes}")
+        print(
+            f"""Send a first mail: python3 -c "import smtplib; smtplib.SMTP('{host}', {port})"""
+            """.sendmail('me@example.org', ['you@example.org'], 'Subject: hello\\n\\nIt works.')\"""",
+            flush=True,
+        )
+
+    daemon.run(site, options.backend, options.listen or [("127.0.0.1", 2525)], started)
+    return 0
+
+
+def _inetd(options: argparse.Namespace) -> int:
+    daemon.inetd(_site(options))
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    site = _site(options)
+    daemon.check_backend(site, options.backend)
+    for hook, consequence in (("rcpt", "every recipient is refused for now"), ("queue", "no message is accepted")):
+        if hook not in site.chains:
+            print(f"warning: no plugin serves the hook {hook}, so {consequence}")
+    print(
+        f"{len(site.plugins)} plugins loaded from {site.settings.directory or 'the built-in settings'}; no fault found"
+    )
+    return 0
+
+
+def _init(options: argparse.Namespace) -> int:
+    for path in write_sample(options.directory):
+        print(f"wrote {path}")
+    print(
+        f"Now put your domains into {options.directory / 'rcpthosts'} and run: qpsmtpd run --config {options.directory}"
+    )
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    config = _config(options)
+    loaded = {line.split()[0].partition(":")[0] for line in config.values("plugins") + config.values("logging")}
+    names = bundled_names()
+    for name in [*names, *sorted(loaded.difference(names))]:
+        doc = (inspect.getdoc(find_plugin(config, name)) or "").partition("\n")[0]
+        print(f"{'*' if name in loaded else ' '} {name:32} {doc}")
+    print("\n* in use")
+    return 0
+
+
+def _order(options: argparse.Namespace) -> int:
+    site = _site(options)
+    for hook in hooks.HOOKS:
+        for number, entry in enumerate(site.chains.get(hook, ()), 1):
+            source = inspect.getsourcefile(type(entry.plugin)) or "?"
+            print(f"{hook if number == 1 else '':22} {number}. {entry.name:28} {source}")
+    return 0
+
+
+def _help(options: argparse.Namespace) -> int:
+    plugin = find_plugin(_config(options), options.name)
+    module = sys.modules[plugin.__module__]
+    text = inspect.getdoc(module) or inspect.getdoc(plugin) or "This plugin has no documentation."
+    print(f"{options.name}\n\n{text}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
