@@ -63,6 +63,8 @@ class ContentReader:
 
     def read(self, buffer: bytearray) -> tuple[bytes, Mark]:
         """Remove what can be removed from `buffer`; give the content in it and what came up."""
+        if not buffer:
+            return b"", Mark.MORE
         if self._discarding:
             return b"", self._discard(buffer)
         start = 0

@@ -1,13 +1,13 @@
 """SMTP replies (RFC 5321 section 4.2) with enhanced status codes (RFC 2034, RFC 3463).
 
-A reply is a value; `encode` is the only place where text becomes reply bytes, so that
+A reply is a value; `encode_reply` is the only place where text becomes reply bytes, so that
 nothing a client or a plugin says can add a line, a control character or an overlong line.
 """
 
 import re
 from dataclasses import dataclass
 
-__all__ = ["LINE_LIMIT", "Reply", "parse_reply"]
+__all__ = ["LINE_LIMIT", "Reply", "encode_reply", "parse_reply"]
 
 LINE_LIMIT = 512
 """Octets in a reply line, CRLF included (RFC 5321 section 4.5.3.1.5)."""
@@ -30,38 +30,29 @@ class Reply:
     text: str
 
     def encode(self, *, enhanced: bool = True, utf8: bool = False) -> bytes:
-        """The reply as sent: well-formed lines of at most 512 octets each.
+        """The reply as sent; see `encode_reply`."""
+        return encode_reply(self.code, self.enhanced if enhanced else None, self.text, enhanced=enhanced, utf8=utf8)
 
-        `enhanced` says whether status codes are shown (they never are in a greeting or in
-        the answer to HELO and EHLO, RFC 2034 section 4). A text that begins with a status
-        code of the right class brings its own. Characters that a reply cannot hold are
-        shown as `?`; without `utf8` (RFC 6531 section 3.7.4.2) others than ASCII as escapes.
-        """
-        text = self.text
-        if enhanced and text[:1] in "245":
-            prefix, text = self._status(text)
-        else:
-            prefix = f"{self.enhanced} " if enhanced and self.enhanced else ""
-        if len(text) < _SHORT and text.isascii() and text.isprintable():
-            return f"{self.code} {prefix}{text}\r\n".encode("ascii")
-        return b"".join(self._lines(prefix, text, "utf-8" if utf8 else "ascii"))
 
-    def _status(self, text: str) -> tuple[str, str]:
-        own = _ENHANCED.match(text)
-        if own and own[1] == str(self.code)[0]:
-            return own[0].rstrip() + " ", text[own.end() :]
-        return (f"{self.enhanced} " if self.enhanced else ""), text
+def encode_reply(code: int, status: str | None, text: str, *, enhanced: bool = True, utf8: bool = False) -> bytes:
+    """A reply as sent: well-formed lines of at most 512 octets each.
 
-    def _lines(self, prefix: str, text: str, encoding: str) -> list[bytes]:
-        room = LINE_LIMIT - len("250-\r\n") - len(prefix)
-        pieces: list[bytes] = []
-        for line in text.split("\n"):
-            clean = _UNPRINTABLE.sub("?", line.rstrip("\r").replace("\t", " "))
-            pieces += _wrap(clean.encode(encoding, "backslashreplace"), room)
-        head = f"{self.code}-{prefix}".encode("ascii")
-        last = f"{self.code} {prefix}".encode("ascii")
-        lines = [head + piece + b"\r\n" for piece in pieces[:-1]]
-        return [*lines, last + pieces[-1] + b"\r\n"]
+    `enhanced` says whether status codes are shown at all; where they are, a text that begins
+    with one of the right class brings its own. Characters that a reply cannot hold are shown
+    as `?`; without `utf8` (RFC 6531 section 3.7.4.2) others than ASCII as escapes.
+    """
+    if enhanced and text[:1] in "245" and (own := _ENHANCED.match(text)) and own[1] == str(code)[0]:
+        status, text = own[0].rstrip(), text[own.end() :]
+    prefix = f"{status} " if status else ""
+    if len(text) < _SHORT and text.isascii() and text.isprintable():
+        return f"{code} {prefix}{text}\r\n".encode("ascii")
+    room = LINE_LIMIT - len("250-\r\n") - len(prefix)
+    pieces: list[bytes] = []
+    for line in text.split("\n"):
+        clean = _UNPRINTABLE.sub("?", line.rstrip("\r").replace("\t", " "))
+        pieces += _wrap(clean.encode("utf-8" if utf8 else "ascii", "backslashreplace"), room)
+    lines = [f"{code}-{prefix}".encode("ascii") + piece + b"\r\n" for piece in pieces[:-1]]
+    return b"".join([*lines, f"{code} {prefix}".encode("ascii"), pieces[-1], b"\r\n"])
 
 
 def _wrap(line: bytes, room: int) -> list[bytes]:

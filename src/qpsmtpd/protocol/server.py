@@ -18,7 +18,7 @@ from qpsmtpd.protocol.events import CLOSED, DRAIN, NEED_DATA, Content, Event
 from qpsmtpd.protocol.framing import ContentReader, HeaderSplitter, LineEndings, Mark
 from qpsmtpd.protocol.hooks import Hook
 from qpsmtpd.protocol.limits import Limits
-from qpsmtpd.protocol.replies import Reply
+from qpsmtpd.protocol.replies import Reply, encode_reply
 from qpsmtpd.protocol.returncodes import DECLINED, DONE, OK, ReturnCode
 from qpsmtpd.protocol.state import ORDER, State
 from qpsmtpd.protocol.verdicts import FAILED, VERDICTS, Answer, Verdict
@@ -167,14 +167,23 @@ class Server:
         """
         if not isinstance(code, ReturnCode):  # pyright: ignore[reportUnnecessaryIsInstance] - plugins are not typed
             raise TypeError(f"not a return code: {code!r}")
-        self._settle(code, texts)
+        if self._pending is None:
+            raise LocalProtocolError("no hook was asked")
+        self._pending = None
+        self._answer = code, texts
+        if code is not DONE:
+            self._own_reply = ()
 
     def fail(self) -> None:
         """Say that the hook that was asked could not be answered; the client is told 451.
 
         Raises LocalProtocolError if no hook was asked.
         """
-        self._settle(FAILED, ())
+        if self._pending is None:
+            raise LocalProtocolError("no hook was asked")
+        self._pending = None
+        self._answer = FAILED, ()
+        self._own_reply = ()
 
     def respond(self, code: int, *lines: str) -> None:
         """Prepare the plugin's own reply to the pending hook; it is sent if the answer is DONE.
@@ -216,14 +225,6 @@ class Server:
     def peer_has_finished(self) -> bool:
         """Whether the peer has said QUIT or closed its side: it sends nothing more."""
         return self._eof or self._quitting
-
-    def _settle(self, answer: Answer, texts: tuple[str, ...]) -> None:
-        if self._pending is None:
-            raise LocalProtocolError("no hook was asked")
-        self._pending = None
-        self._answer = answer, texts
-        if answer is not DONE:
-            self._own_reply = ()
 
     # The conversation
 
@@ -329,13 +330,19 @@ class Server:
             self._refuse(parsed.reply)
             return
         path, parameters = parsed
-        problem = check_parameters(Command.MAIL, parameters, self._extensions) or self._too_large(parameters)
-        if problem is not None:
-            self._refuse(problem.reply)
-            return
+        if parameters:
+            problem = check_parameters(Command.MAIL, parameters, self._extensions) or self._too_large(parameters)
+            if problem is not None:
+                self._refuse(problem.reply)
+                return
         yield from self._forget_transaction()
         self._utf8 = "smtputf8" in parameters
-        sender = yield from self._path(hooks.MailPre, path, parameters)
+        if "mail_pre" in self._wanted:
+            mended = yield from self._mended(hooks.MailPre, path, parameters)
+            if mended is None:
+                return
+            path = mended
+        sender = self._mailbox(path)
         if sender is None:
             return
         verdict = yield from self._ask(hooks.Mail, sender, parameters, subject=sender.path)
@@ -348,14 +355,20 @@ class Server:
             self._refuse(parsed.reply)
             return
         path, parameters = parsed
-        problem = check_parameters(Command.RCPT, parameters, self._extensions)
-        if problem is not None:
-            self._refuse(problem.reply)
-            return
+        if parameters:
+            problem = check_parameters(Command.RCPT, parameters, self._extensions)
+            if problem is not None:
+                self._refuse(problem.reply)
+                return
         if self._recipients >= self._limits.recipients:
             self._say(_TOO_MANY_RECIPIENTS)
             return
-        recipient = yield from self._path(hooks.RcptPre, path, parameters)
+        if "rcpt_pre" in self._wanted:
+            mended = yield from self._mended(hooks.RcptPre, path, parameters)
+            if mended is None:
+                return
+            path = mended
+        recipient = self._mailbox(path)
         if recipient is None:
             return
         if recipient == NULL_PATH:
@@ -366,26 +379,27 @@ class Server:
             self._state = State.RCPT
             self._recipients += 1
 
-    def _path(
+    def _mended(
         self, hook: type[hooks.MailPre | hooks.RcptPre], path: str, parameters: Parameters
-    ) -> Generator[Event, _Result, Mailbox | None]:
-        """The mailbox in a path, which a plugin may mend first; None if it was refused."""
-        if hook.name in self._wanted:
-            answer, texts = yield hook(path, parameters)
-            verdict = VERDICTS[hook.name][answer]
-            self._speak(verdict, (), "")
-            if not verdict.proceed:
-                return None
-            if answer is OK:
-                path = texts[0] if texts else ""
+    ) -> Generator[Event, _Result, str | None]:
+        """The path as a plugin would have it; None if the command has been answered."""
+        answer, texts = yield hook(path, parameters)
+        verdict = VERDICTS[hook.name][answer]
+        self._speak(verdict, (), "")
+        if not verdict.proceed:
+            return None
+        return path if answer is not OK else texts[0] if texts else ""
+
+    def _mailbox(self, path: str) -> Mailbox | None:
+        """The mailbox in a path; None if it has been refused."""
         mailbox = parse_path(path)
         if isinstance(mailbox, SyntaxProblem):
             self._refuse(mailbox.reply)
-            return None
-        if not mailbox.is_ascii and not self._utf8:
+        elif not path.isascii() and not self._utf8:
             self._refuse(_NEEDS_SMTPUTF8)
-            return None
-        return mailbox
+        else:
+            return mailbox
+        return None
 
     def _too_large(self, parameters: Parameters) -> SyntaxProblem | None:
         size, limit = parameters.get("size"), self._limits.message_size
@@ -503,10 +517,12 @@ class Server:
         reply = verdict.reply
         if reply is not None:
             if texts and verdict.plugin_text:
-                reply = Reply(reply.code, reply.enhanced, "\n".join(texts))
-            elif subject:
-                reply = Reply(reply.code, reply.enhanced, reply.text.replace("%s", subject))
-            self._say(reply)
+                text = "\n".join(texts)
+            else:
+                text = reply.text.replace("%s", subject) if subject else reply.text
+            self._output += encode_reply(
+                reply.code, reply.enhanced if self._enhanced else None, text, enhanced=self._enhanced, utf8=self._utf8
+            )
         else:
             for own in self._own_reply:
                 self._say(own)

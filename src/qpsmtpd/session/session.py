@@ -45,7 +45,7 @@ from qpsmtpd.session.effects import (
     Pause,
     Receive,
 )
-from qpsmtpd.session.trace import received_field
+from qpsmtpd.session.trace import from_clause, received_field
 from qpsmtpd.session.transaction import Transaction
 from qpsmtpd.site import Entry, Kind, Site, current_session
 
@@ -60,6 +60,7 @@ _SHUTDOWN = Reply(421, "4.3.2", "Service shutting down, closing the connection")
 _TOO_MANY = Reply(421, None, "Too many connections, please try again later")
 _TOO_MANY_FROM_YOU = Reply(421, None, "Too many connections from your address, please try again later")
 
+_WATCHERS = frozenset({"ok", "deny"})
 _NO_OPINION: tuple[Answer, _Texts] = (DECLINED, ())
 
 
@@ -73,6 +74,7 @@ class Session:
         """The hook that runs now."""
         self._site = site
         self._chains = site.chains
+        self._watched = not _WATCHERS.isdisjoint(site.chains)
         self._settings = settings = site.current_settings()
         self._own: dict[str, Callable[..., None]] = {
             "helo": self._greeted,
@@ -90,9 +92,11 @@ class Session:
         )
         self._output = b""  # what is said before the protocol begins
         self._early = b""  # what came while a hook was pausing
+        self._trace_from = ""
         self._in_header = True
         self._broken: OSError | None = None  # why the content could not be kept
         self._transactions = 0
+        self._clock = site.clock
         self._deadline = site.clock() + settings.session_timeout
         self._next_command = Receive(settings.command_timeout)
         self._next_content = Receive(settings.content_timeout)
@@ -156,7 +160,15 @@ class Session:
         while True:
             event = server.next_event()
             if event is NEED_DATA:
-                yield from self._receive()
+                if self._early:
+                    server.receive_data(self._early)
+                    self._early = b""
+                    continue
+                outcome = yield self._next_receive()
+                if isinstance(outcome, bytes):
+                    server.receive_data(outcome)
+                else:
+                    self._interrupt(outcome)
             elif isinstance(event, Content):
                 self._keep(event.data)
             elif isinstance(event, Hook):
@@ -179,79 +191,62 @@ class Session:
             elif event is CLOSED:
                 return
 
-    def _receive(self) -> Generator[Effect, object, None]:
-        if self._early:
-            data, self._early = self._early, b""
-            self._server.receive_data(data)
-            return
+    def _next_receive(self) -> Receive:
         receive = self._next_content if self._server.in_content else self._next_command
-        left = self._deadline - self._site.clock()
-        if left < receive.timeout:
-            receive = Receive(max(left, 0.0))
-        outcome = yield receive
-        if isinstance(outcome, bytes):
-            self._server.receive_data(outcome)
-        else:
-            self._interrupt(outcome)
+        left = self._deadline - self._clock()
+        return receive if left >= receive.timeout else Receive(max(left, 0.0))
 
     def _interrupt(self, outcome: object) -> None:
         if outcome is SHUTTING_DOWN:
             self._server.hang_up(_SHUTDOWN)
         elif outcome is TIMED_OUT:
-            expired = self._site.clock() >= self._deadline
+            expired = self._clock() >= self._deadline
             self._log(LOGINFO, "fail, session limit" if expired else "fail, timeout")
             self._server.hang_up(_TOO_LONG if expired else _TIMEOUT)
 
     # Hooks
 
     def _ask(self, hook: Hook) -> _Chain:
-        """Run the chain of a hook: the first answer that is not DECLINED ends it."""
+        """Run the chain of a hook: the first answer that is not DECLINED ends it.
+
+        Here, and only here, plugins are called. Whatever one does wrong is logged and becomes
+        FAILED, which ends the chain too where a client waits for the reply.
+        """
         name = hook.name
-        chain = self._chains.get(name, ())
         arguments = (self.transaction, *hook.arguments)
-        texts: _Texts = ()
-        for entry in chain:
-            answer, texts = yield from self._call(name, entry, arguments)
-            if answer is FAILED:
-                if VERDICTS[name][FAILED].reply is None:  # nobody waits for one: go on
+        answer, texts = _NO_OPINION
+        for entry in self._chains.get(name, ()):
+            self.hook_name = name
+            current_session.set(self)
+            try:
+                if entry.kind is Kind.PLAIN:
+                    result = entry.method(*arguments[: entry.arguments])
+                else:
+                    result = yield from self._wait_for(entry, arguments[: entry.arguments])
+                answer, texts = self._understood(name, entry, result)
+            except Exception:  # noqa: BLE001 - a plugin may raise anything
+                current_session.set(self)
+                self._site.log_failure(name, entry.name, "the hook")
+                if VERDICTS[name][FAILED].reply is None:
                     continue
                 return FAILED, ()
-            yield from self._tell(entry, answer, texts)
+            if self._watched and name not in _WATCHERS:
+                first = texts[0] if texts else ""
+                watcher = hooks.Deny if answer in REFUSALS else hooks.Ok
+                yield from self._ask(watcher(entry.name, cast("ReturnCode", answer), first))
             if answer is not DECLINED:
                 return answer, texts
         return DECLINED, texts
 
-    def _tell(self, entry: Entry, answer: ReturnCode, texts: _Texts) -> Generator[Effect, object, None]:
-        """Run the hooks `deny` or `ok` on another hook's answer."""
-        name = "deny" if answer in REFUSALS else "ok"
-        chain: Sequence[Entry] = self._chains.get(name, ())
-        for watcher in chain:
-            arguments = (self.transaction, entry.name, answer, texts[0] if texts else "")
-            result, _ = yield from self._call(name, watcher, arguments)
-            if result is not DECLINED and result is not FAILED:
-                return
-
-    def _call(self, hook: str, entry: Entry, arguments: tuple[object, ...]) -> _Chain:
-        """Call one plugin. Whatever it does wrong is logged and becomes FAILED."""
-        self.hook_name = hook
-        current_session.set(self)
-        call = entry.method
-        arguments = arguments[: entry.arguments]
-        try:
-            if entry.kind is Kind.PLAIN:
-                result = call(*arguments)
-            elif entry.kind is Kind.ASYNC:
-                result = yield Await(cast("Awaitable[object]", call(*arguments)), self._settings.hook_timeout)
-            elif entry.kind is Kind.BLOCKING:
-                context = contextvars.copy_context()
-                result = yield CallBlocking(partial(context.run, call, *arguments), self._settings.hook_timeout)
-            else:
-                result = yield from self._perform(cast("Effects", call(*arguments)))
-            return self._understood(hook, entry, result)
-        except Exception:  # noqa: BLE001 - a plugin may raise anything
-            current_session.set(self)
-            self._site.log_failure(hook, entry.name, "the hook")
-            return FAILED, ()
+    def _wait_for(self, entry: Entry, arguments: tuple[object, ...]) -> Generator[Effect, object, object]:
+        """Run a hook method that the transport has a part in."""
+        call, seconds = entry.method, self._settings.hook_timeout
+        if entry.kind is Kind.ASYNC:
+            return (yield Await(cast("Awaitable[object]", call(*arguments)), seconds))
+        if entry.kind is Kind.BLOCKING:
+            context = contextvars.copy_context()
+            return (yield CallBlocking(partial(context.run, call, *arguments), seconds))
+        return (yield from self._perform(cast("Effects", call(*arguments))))
 
     def _perform(self, effects: Effects) -> Generator[Effect, object, object]:
         """Run a hook that asks for effects itself; keep the bytes that end its pauses."""
@@ -271,17 +266,17 @@ class Session:
                 self._early += outcome
 
     def _understood(self, hook: str, entry: Entry, result: object) -> tuple[Answer, _Texts]:
-        """A hook's result as code and texts. Raises TypeError for what is no result."""
+        """A hook's result as code and texts. Raises TypeError for what is none."""
         if isinstance(result, ReturnCode):
             return result, ()
         if result is None:
             self._site.log(LOGDEBUG, "returned None, which counts as DECLINED", hook=hook, plugin=entry.name)
             return DECLINED, ()
-        if isinstance(result, tuple):
-            code, *texts = cast("tuple[object, ...]", result) or (None,)
-            given = tuple(text for text in texts if text is not None)
-            if isinstance(code, ReturnCode) and all(isinstance(text, str) for text in given):
-                return code, cast("_Texts", given)
+        if isinstance(result, tuple) and result:
+            code, *given = cast("tuple[object, ...]", result)
+            texts = tuple(text for text in given if isinstance(text, str))
+            if isinstance(code, ReturnCode) and len(texts) == len(given) - given.count(None):
+                return code, texts
         raise TypeError(f"a hook returns a return code, or a tuple of one and texts, but not {result!r}")
 
     def respond(self, code: int, *lines: str) -> None:
@@ -294,6 +289,7 @@ class Session:
         del texts
         if VERDICTS[event.name][answer].proceed:
             self.connection.hello, self.connection.hello_host = event.name, event.host
+            self._trace_from = from_clause(self.connection)
         keywords = self.transaction.notes.get("capabilities", ())
         if isinstance(keywords, list | tuple):
             self._server.announce(*map(str, cast("Sequence[object]", keywords)))
@@ -313,16 +309,14 @@ class Session:
         if body is not None:
             self.transaction.header.add("Received", body, 0)
         else:
-            self.transaction.header.prepend(
-                received_field(
-                    self.connection, self.transaction, self._settings.hostname, event.protocol, self._site.date()
-                )
-            )
+            by = f"by {self._settings.hostname} (qpsmtpd) with {event.protocol}"
+            self.transaction.header.prepend(received_field(self._trace_from, by, self.transaction, self._site.date()))
 
     def _new_transaction(self, event: Hook, answer: Answer, texts: _Texts) -> None:
         del event, answer, texts
-        self.transaction.discard()
-        self.transaction = self._make_transaction()
+        if not self.transaction.is_fresh:
+            self.transaction.discard()
+            self.transaction = self._make_transaction()
         self._in_header = True
         self._broken = None
 

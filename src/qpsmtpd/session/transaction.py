@@ -36,6 +36,11 @@ class Transaction:
         self._spool_dir = spool_dir
         self._temporary: list[Path] = []
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nothing has been put into this transaction yet."""
+        return self.sender is None and self._message is None and not (self.notes or self._recipients or self._temporary)
+
     # The envelope
 
     @property
