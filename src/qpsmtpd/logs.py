@@ -4,7 +4,6 @@ A message reads `(hook) plugin: text`, the form that log processors know. Nothin
 break the line or drive a terminal: what is not printable is shown as an escape.
 """
 
-import re
 from collections.abc import Mapping
 
 __all__ = [
@@ -36,8 +35,6 @@ LEVELS: Mapping[str, int] = {
 }
 """Names to numbers; a lower number is more urgent, as in syslog."""
 
-_UNPRINTABLE = re.compile(r"[^\x20-\x7e\u00a1-\uffff\U00010000-\U0010ffff]|[\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
 
 def log_level(word: str) -> int:
     """The number of a level given by name or number. Raises ValueError for anything else."""
@@ -52,16 +49,15 @@ def log_level(word: str) -> int:
 
 def escape(text: str) -> str:
     r"""`text` with all that is not printable as `\xNN` or `\uNNNN`, on one line."""
-    if text.isascii() and text.isprintable():
+    if text.isprintable():
         return text
-    return _UNPRINTABLE.sub(_escaped, text)
+    return "".join(character if character.isprintable() else _escaped(ord(character)) for character in text)
 
 
-def _escaped(match: re.Match[str]) -> str:
-    code = ord(match[0])
+def _escaped(code: int) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # an octet that is not UTF-8 (PEP 383)
         code -= 0xDC00
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def message(hook: str, plugin: str, text: str) -> str:

@@ -11,7 +11,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from email import message_from_binary_file, message_from_bytes, policy
+from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -202,12 +202,7 @@ class Message:
 
     def parsed(self) -> EmailMessage:
         """The message as the standard library sees it; a copy, changes to it change nothing."""
-        if self._file is None:
-            return message_from_bytes(b"".join(self.chunks()), policy=policy.SMTP)
-        with tempfile.TemporaryFile(dir=self._spool_dir()) as whole:
-            whole.writelines(self.chunks())
-            whole.seek(0)
-            return message_from_binary_file(whole, policy=policy.SMTP)
+        return message_from_bytes(b"".join(self.chunks()), policy=policy.SMTP)
 
     def discard(self) -> None:
         """Forget everything; a spool file is gone at once."""
