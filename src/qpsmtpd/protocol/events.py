@@ -35,6 +35,8 @@ class Content:
     """
 
     data: bytes
+    in_header: bool = False
+    """Whether this belongs to the header section; its blank line is the last piece that does."""
 
 
 Event = Hook | Content | Signal

@@ -8,7 +8,8 @@ syntax in `commands` and `addresses`, the end of content in `framing`.
 Nothing in here knows sockets, time or plugins.
 """
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
+from typing import ClassVar
 
 from qpsmtpd.protocol import hooks
 from qpsmtpd.protocol.addresses import NULL_PATH, Mailbox, parse_path
@@ -29,7 +30,7 @@ _Result = tuple[Answer, tuple[str, ...]]
 _NOTHING: _Result = (DECLINED, ())  # sent into the conversation behind an event that asks nothing
 _Script = Generator[Event, _Result, None]
 
-_VERBS = {command.value: command for command in Command}
+_VERBS = {command.value.decode(): command for command in Command}
 
 _LINE_TOO_LONG = Reply(500, "5.5.2", "Line too long")
 _BARE_LINE_END = Reply(500, "5.5.2", "A command line ends with CRLF and holds no other CR or LF")
@@ -102,7 +103,8 @@ class Server:
         self._own_reply: tuple[Reply, ...] = ()
         self._goodbye: Reply | None = None
         self._searched = 0  # octets at the start of the input known to hold no LF
-        self._in_content = False
+        self.in_content = False
+        """Whether message content is being received, which may take longer than a command."""
 
         # The session; `_forget_transaction` and the scripts of HELO and EHLO reset it.
         self._state = State.START
@@ -114,18 +116,6 @@ class Server:
         self._utf8 = False
 
         self._after_content = [h for h in _AFTER_CONTENT if h.name in self._wanted or h is _QUEUE]
-        self._scripts: dict[Command, Callable[[str], _Script]] = {
-            Command.HELO: self._helo,
-            Command.EHLO: self._ehlo,
-            Command.MAIL: self._mail,
-            Command.RCPT: self._rcpt,
-            Command.DATA: self._data,
-            Command.RSET: self._rset,
-            Command.NOOP: self._noop,
-            Command.QUIT: self._quit,
-            Command.VRFY: self._vrfy,
-            Command.HELP: self._help,
-        }
         self._conversation = self._converse()
         next(self._conversation)
 
@@ -217,11 +207,6 @@ class Server:
         return data
 
     @property
-    def in_content(self) -> bool:
-        """Whether message content is being received, which may take longer than a command."""
-        return self._in_content
-
-    @property
     def peer_has_finished(self) -> bool:
         """Whether the peer has said QUIT or closed its side: it sends nothing more."""
         return self._eof or self._quitting
@@ -229,6 +214,7 @@ class Server:
     # The conversation
 
     def _converse(self) -> _Script:
+        limits, output = self._limits, self._output
         try:
             yield NEED_DATA  # taken by __init__, so that `hang_up` can reach the conversation
             yield from self._ask(hooks.Connect, subject=self._greeting)
@@ -245,18 +231,18 @@ class Server:
                 script = self._script(line)
                 if script is not None:
                     yield from script
-                if self._errors > self._limits.errors:
+                if len(output) > limits.output:
+                    yield DRAIN
+                if self._errors > limits.errors and not self._closing:
                     self._say(_TOO_MANY_ERRORS)
                     yield from self._disconnect()
-                elif len(self._output) > self._limits.output:
-                    yield DRAIN
         except _HangUp:
             reply, self._goodbye = self._goodbye, None
             assert reply is not None
             self._say(reply)
             yield from self._disconnect()
 
-    def _line(self) -> bytes | None:
+    def _line(self) -> bytearray | None:
         """The next command line, without its LF; None if it has not come whole."""
         buffer, limit = self._input, self._limits.command_line
         end = buffer.find(b"\n", self._searched)
@@ -265,12 +251,12 @@ class Server:
                 del buffer[limit:]
             self._searched = len(buffer)
             return None
-        line = bytes(buffer[:end])
+        line = buffer[:end]
         del buffer[: end + 1]
         self._searched = 0
         return line
 
-    def _script(self, line: bytes) -> _Script | None:
+    def _script(self, line: bytearray) -> _Script | None:
         """The script for a line, or None if the line has been refused."""
         if len(line) >= self._limits.command_line:
             self._refuse(_LINE_TOO_LONG)
@@ -278,16 +264,15 @@ class Server:
         if line.find(b"\r") != len(line) - 1 or not line:
             self._refuse(_BARE_LINE_END)
             return None
-        verb, _, rest = line[:-1].partition(b" ")
-        argument = rest.decode("utf-8", "surrogateescape")
-        command = _VERBS.get(verb.upper())
+        verb, _, argument = line.decode("utf-8", "surrogateescape")[:-1].partition(" ")
+        command = _VERBS.get(verb.upper()) if verb.isascii() else None  # some letters have an ASCII upper case
         if command is None:
-            return self._unrecognized(verb.decode("utf-8", "surrogateescape").lower(), argument)
+            return self._unrecognized(verb.lower(), argument)
         out_of_order = ORDER[command][self._state]
         if out_of_order is not None:
             self._refuse(out_of_order)
             return None
-        return self._scripts[command](argument)
+        return self._SCRIPTS[command](self, argument)
 
     # One script a command
 
@@ -304,16 +289,13 @@ class Server:
             return
         if self._state in (State.MAIL, State.RCPT):  # RFC 5321 section 4.1.4
             yield from self._forget_transaction()
-        answer, texts = _NOTHING
-        if hook.name in self._wanted:
-            answer, texts = yield hook(words[0], tuple(words[1:]))
-        verdict = VERDICTS[hook.name][answer]
+        result = (yield hook(words[0], tuple(words[1:]))) if hook.name in self._wanted else _NOTHING
         # Composed now, since a plugin may have announced keywords while it was asked.
         keywords = self._offer() if hook is hooks.Ehlo else []
         self._keywords.clear()
-        self._speak(verdict, texts, "\n".join([self._hostname, *keywords]))
-        if verdict.close:
-            yield from self._disconnect()
+        verdict = self._judge(hook.name, result, "\n".join([self._hostname, *keywords]))
+        if verdict.close or verdict.reset:
+            yield from self._end(verdict)
         if verdict.proceed:
             self._state = State.IDLE
             self._esmtp = hook is hooks.Ehlo
@@ -345,9 +327,12 @@ class Server:
         sender = self._mailbox(path)
         if sender is None:
             return
-        verdict = yield from self._ask(hooks.Mail, sender, parameters, subject=sender.path)
+        result = (yield hooks.Mail(sender, parameters)) if "mail" in self._wanted else _NOTHING
+        verdict = self._judge("mail", result, sender.path)
         if verdict.proceed:
             self._state = State.MAIL
+        elif verdict.close or verdict.reset:
+            yield from self._end(verdict)
 
     def _rcpt(self, argument: str) -> _Script:
         parsed = parse_path_argument("TO:", argument)
@@ -374,10 +359,13 @@ class Server:
         if recipient == NULL_PATH:
             self._refuse(_NULL_RECIPIENT)
             return
-        verdict = yield from self._ask(hooks.Rcpt, recipient, parameters, subject=recipient.path)
+        result = (yield hooks.Rcpt(recipient, parameters)) if "rcpt" in self._wanted else _NOTHING
+        verdict = self._judge("rcpt", result, recipient.path)
         if verdict.proceed:
             self._state = State.RCPT
             self._recipients += 1
+        elif verdict.close or verdict.reset:
+            yield from self._end(verdict)
 
     def _mended(
         self, hook: type[hooks.MailPre | hooks.RcptPre], path: str, parameters: Parameters
@@ -412,9 +400,9 @@ class Server:
         verdict = yield from self._ask(hooks.Data)
         if not verdict.proceed:
             return
-        self._in_content = True
+        self.in_content = True
         problem = yield from self._content()
-        self._in_content = False
+        self.in_content = False
         if self._closing:
             return
         if problem is not None:
@@ -438,7 +426,7 @@ class Server:
             if data and not header.ended:
                 part, data = header.split(data)
                 if part:
-                    yield Content(part)
+                    yield Content(part, in_header=True)
                 if header.too_large:
                     problem = _HEADER_TOO_LARGE
                     reader.discard()
@@ -500,18 +488,42 @@ class Server:
         self._quitting = True
         yield from self._ask(hooks.Quit)
 
+    _SCRIPTS: ClassVar[Mapping[Command, Callable[["Server", str], _Script]]] = {
+        Command.HELO: _helo,
+        Command.EHLO: _ehlo,
+        Command.MAIL: _mail,
+        Command.RCPT: _rcpt,
+        Command.DATA: _data,
+        Command.RSET: _rset,
+        Command.NOOP: _noop,
+        Command.QUIT: _quit,
+        Command.VRFY: _vrfy,
+        Command.HELP: _help,
+    }
+
     # Steps the scripts share
 
     def _ask(self, hook: type[Hook], *arguments: object, subject: str = "") -> Generator[Event, _Result, Verdict]:
         """Ask a hook if the driver wants it, and carry out what its answer means."""
-        answer, texts = _NOTHING
-        if hook.name in self._wanted:
-            answer, texts = yield hook(*arguments)
-        verdict = VERDICTS[hook.name][answer]
-        self._speak(verdict, texts, subject)
+        result = (yield hook(*arguments)) if hook.name in self._wanted else _NOTHING
+        verdict = self._judge(hook.name, result, subject)
         if verdict.close or verdict.reset:
-            yield from self._clear(verdict)
+            yield from self._end(verdict)
         return verdict
+
+    def _judge(self, hook: str, result: _Result, subject: str = "") -> Verdict:
+        """What an answer means; the reply is said, the rest is for the caller to carry out."""
+        answer, texts = result
+        verdict = VERDICTS[hook][answer]
+        if verdict.reply is not None or self._own_reply:
+            self._speak(verdict, texts, subject)
+        return verdict
+
+    def _end(self, verdict: Verdict) -> _Script:
+        if verdict.close:
+            yield from self._disconnect()
+        else:
+            yield from self._forget_transaction()
 
     def _speak(self, verdict: Verdict, texts: tuple[str, ...], subject: str) -> None:
         reply = verdict.reply
@@ -527,12 +539,6 @@ class Server:
             for own in self._own_reply:
                 self._say(own)
         self._own_reply = ()
-
-    def _clear(self, verdict: Verdict) -> _Script:
-        if verdict.close:
-            yield from self._disconnect()
-        else:
-            yield from self._forget_transaction()
 
     def _forget_transaction(self) -> _Script:
         yield from self._ask(hooks.ResetTransaction)

@@ -2,7 +2,7 @@
 
 Theory of operation. `run` is a generator of effects (`effects`). It takes events from
 `protocol.Server`; a hook is answered by its chain of plugins (`_ask`), then by what the
-session itself does at that hook (`_own`), and the answer goes back. A plugin is called in
+session itself does at that hook (`_OWN`), and the answer goes back. A plugin is called in
 one place only (`_call`), so that a fault of a plugin is caught in one place only.
 
 Nothing in here reads or writes a socket, starts a thread or sleeps; clock and randomness
@@ -10,9 +10,9 @@ are the site's, and arguments there.
 """
 
 import contextvars
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from functools import partial
-from typing import cast
+from typing import ClassVar, cast
 
 from qpsmtpd.logs import LOGDEBUG, LOGERROR, LOGINFO, LOGWARN
 from qpsmtpd.protocol import (
@@ -76,16 +76,8 @@ class Session:
         self._chains = site.chains
         self._watched = not _WATCHERS.isdisjoint(site.chains)
         self._settings = settings = site.current_settings()
-        self._own: dict[str, Callable[..., None]] = {
-            "helo": self._greeted,
-            "ehlo": self._greeted,
-            "mail": self._sender,
-            "rcpt": self._recipient,
-            "received_line": self._received,
-            "reset_transaction": self._new_transaction,
-        }
         self._server = Server(
-            hooks={"data_headers_end", *self._own, *site.chains},
+            hooks={*self._OWN, *site.chains},
             hostname=settings.hostname,
             greeting=settings.greeting,
             limits=settings.limits,
@@ -93,7 +85,7 @@ class Session:
         self._output = b""  # what is said before the protocol begins
         self._early = b""  # what came while a hook was pausing
         self._trace_from = ""
-        self._in_header = True
+        self._in_header = False  # a piece of the header has come, and nothing behind it
         self._broken: OSError | None = None  # why the content could not be kept
         self._transactions = 0
         self._clock = site.clock
@@ -164,16 +156,18 @@ class Session:
                     server.receive_data(self._early)
                     self._early = b""
                     continue
-                outcome = yield self._next_receive()
+                receive = self._next_content if server.in_content else self._next_command
+                left = self._deadline - self._clock()
+                outcome = yield (receive if left >= receive.timeout else Receive(max(left, 0.0)))
                 if isinstance(outcome, bytes):
                     server.receive_data(outcome)
                 else:
                     self._interrupt(outcome)
             elif isinstance(event, Content):
-                self._keep(event.data)
+                self._keep(event)
             elif isinstance(event, Hook):
                 name = event.name
-                if name == "data_headers_end":
+                if self._in_header:
                     self._end_header()
                 answer, texts = _NO_OPINION
                 if self._broken is not None and VERDICTS[name][FAILED].reply is not None:
@@ -183,18 +177,13 @@ class Session:
                 if answer is FAILED:
                     server.fail()
                     continue
-                if name in self._own:
-                    self._own[name](event, answer, texts)
+                if name in self._OWN:
+                    self._OWN[name](self, event, answer, texts)
                 server.answer(answer, *texts)
             elif event is DRAIN:
                 self._interrupt((yield Flush(self._settings.command_timeout)))
             elif event is CLOSED:
                 return
-
-    def _next_receive(self) -> Receive:
-        receive = self._next_content if self._server.in_content else self._next_command
-        left = self._deadline - self._clock()
-        return receive if left >= receive.timeout else Receive(max(left, 0.0))
 
     def _interrupt(self, outcome: object) -> None:
         if outcome is SHUTTING_DOWN:
@@ -223,7 +212,10 @@ class Session:
                     result = entry.method(*arguments[: entry.arguments])
                 else:
                     result = yield from self._wait_for(entry, arguments[: entry.arguments])
-                answer, texts = self._understood(name, entry, result)
+                if isinstance(result, ReturnCode):
+                    answer, texts = result, ()
+                else:
+                    answer, texts = self._understood(name, entry, result)
             except Exception:  # noqa: BLE001 - a plugin may raise anything
                 current_session.set(self)
                 self._site.log_failure(name, entry.name, "the hook")
@@ -267,8 +259,6 @@ class Session:
 
     def _understood(self, hook: str, entry: Entry, result: object) -> tuple[Answer, _Texts]:
         """A hook's result as code and texts. Raises TypeError for what is none."""
-        if isinstance(result, ReturnCode):
-            return result, ()
         if result is None:
             self._site.log(LOGDEBUG, "returned None, which counts as DECLINED", hook=hook, plugin=entry.name)
             return DECLINED, ()
@@ -317,23 +307,36 @@ class Session:
         if not self.transaction.is_fresh:
             self.transaction.discard()
             self.transaction = self._make_transaction()
-        self._in_header = True
+        self._in_header = False
         self._broken = None
+
+    _OWN: ClassVar[Mapping[str, Callable[..., None]]] = {
+        "helo": _greeted,
+        "ehlo": _greeted,
+        "mail": _sender,
+        "rcpt": _recipient,
+        "received_line": _received,
+        "reset_transaction": _new_transaction,
+    }
 
     def _make_transaction(self) -> Transaction:
         self._transactions += 1
         identity = f"{self.connection.id}.{self._transactions}"
         return Transaction(identity, self._settings.size_threshold, self._site.spool_dir)
 
-    def _keep(self, data: bytes) -> None:
+    def _keep(self, event: Content) -> None:
         content = self.transaction.content
-        try:
-            if self._in_header:
-                content.write_header(data)
-            elif self._broken is None:
-                content.write(data)
-        except OSError as error:
-            self._broke(error)
+        if event.in_header:
+            self._in_header = True
+            content.write_header(event.data)
+            return
+        if self._in_header:
+            self._end_header()
+        if self._broken is None:
+            try:
+                content.write(event.data)
+            except OSError as error:
+                self._broke(error)
 
     def _end_header(self) -> None:
         self._in_header = False
