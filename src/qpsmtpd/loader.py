@@ -93,6 +93,8 @@ def _load_line(site: Site, line: Line) -> Plugin:
     name, *args = line.text.split()
     try:
         plugin = find_plugin(site.settings, name)(site, name.replace("/", "::"))
+        if args and type(plugin).init is Plugin.init and type(plugin).register is Plugin.register:
+            raise ConfigError(f"this plugin takes no arguments, but it is given {' '.join(args)}")  # noqa: TRY301
         for step in (plugin.init, plugin.register):
             _check_arguments(step, (site, *args))
             step(site, *args)

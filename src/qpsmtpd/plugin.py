@@ -8,7 +8,7 @@ It returns a return code, or a tuple of a code and texts for the client.
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from qpsmtpd.config import ConfigError
 from qpsmtpd.logs import LOGINFO
@@ -72,10 +72,12 @@ class Plugin:
 
     # Set-up
 
-    def init(self, qp: "Site", *args: str) -> None:
+    # The rest of their signatures is the plugin's own, and the loader holds the words against it.
+
+    def init(self, qp: "Site", *args: Any, **_: Any) -> None:
         """Called first, with the words behind the name in `config/plugins`."""
 
-    def register(self, qp: "Site", *args: str) -> None:
+    def register(self, qp: "Site", *args: Any, **_: Any) -> None:
         """Called last, with the same words; the place for `register_hook` and for checks.
 
         Raise ValueError for words that make no sense: the administrator sees file and line.
@@ -301,7 +303,7 @@ class Plugin:
         return DECLINED
 
     def hook_logging(
-        self, transaction: Transaction | None, level: int, hook: str, plugin: str, message: str
+        self, transaction: Transaction | None, level: int, hook: str, plugin: str, text: str
     ) -> HookResult:
         """A message is logged. OK: it is written, ask nobody else. Must be a plain `def`."""
         return DECLINED

@@ -1,1 +1,1 @@
-"""TODO"""
+"""The bundled plugins: one file each, named as in `config/plugins`."""

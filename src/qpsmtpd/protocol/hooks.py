@@ -325,8 +325,8 @@ class Logging(Hook, name="logging"):
     level: int
     hook: str
     plugin: str
-    message: str
+    text: str
 
     @property
     def arguments(self) -> tuple[object, ...]:
-        return self.level, self.hook, self.plugin, self.message
+        return self.level, self.hook, self.plugin, self.text

@@ -488,7 +488,7 @@ class Server:
         self._quitting = True
         yield from self._ask(hooks.Quit)
 
-    _SCRIPTS: ClassVar[Mapping[Command, Callable[["Server", str], _Script]]] = {
+    _SCRIPTS: ClassVar[Mapping[Command, Callable[..., _Script]]] = {
         Command.HELO: _helo,
         Command.EHLO: _ehlo,
         Command.MAIL: _mail,

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Plugins that write the log, for `config/logging`."""
