@@ -44,11 +44,11 @@ def load(site: Site) -> None:
 
     Raises ConfigError.
     """
+    site.current_settings()
     for setting in ("logging", "plugins"):
         for line in _lines(site.settings, setting):
             site.plugins.append(_load_line(site, line))
             site.chains = _chains(site.plugins)
-    site.current_settings()
 
 
 def bundled_names() -> list[str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from qpsmtpd.config import Config, ConfigError
-from qpsmtpd.logs import LOGDEBUG, LOGERROR, log_level, message
+from qpsmtpd.logs import LOGERROR, LOGWARN, log_level, message
 from qpsmtpd.protocol import OK, Limits
 from qpsmtpd.session.connection import Connection
 from qpsmtpd.session.transaction import Transaction
@@ -96,6 +96,8 @@ class Settings:
     hook_timeout: float
     max_connections: int
     max_per_ip: int
+    log_level: int
+    """The level up to which messages are written where there is no logging plugin."""
 
 
 class Census:
@@ -148,7 +150,7 @@ class Site:
         self.plugins: list[Plugin] = []
         self.chains: Mapping[str, Sequence[Entry]] = {}
         self._write = write or _write_stderr
-        self._level: tuple[tuple[str, ...], int] = ((), LOGDEBUG)
+        self._level = LOGWARN
         self._snapshot: Settings | None = None
         self._snapshot_at = 0.0
         self._date = (0, "")
@@ -192,13 +194,15 @@ class Site:
 
     def log(self, level: int, text: str, *, hook: str | None = None, plugin: str = "") -> None:
         """Write to the log: by the logging plugins, or to standard error where there is none."""
+        if not self.logs(level):
+            return
         session = current_session.get()
         if hook is None:
             hook = session.hook_name if session is not None else ""
         chain = self.chains.get("logging")
         if not chain or _in_log.get():
-            if level <= self.log_level:
-                self._write(f"{self.log_identity} {message(hook, plugin, text)}\n")
+            if level <= self._level:
+                self._write(f"{self.log_line(hook, plugin, text)}\n")
             return
         token = _in_log.set(True)
         try:
@@ -207,22 +211,18 @@ class Site:
                 if result is OK:
                     return
         except Exception:  # noqa: BLE001 - the log must not stop the mail
-            self._write(f"{self.log_identity} {message(hook, plugin, text)}\n")
+            self._write(f"{self.log_line(hook, plugin, text)}\n")
             self.log_failure("logging", "", "writing the log")
         finally:
             _in_log.reset(token)
 
-    @property
-    def log_level(self) -> int:
-        """The level up to which messages are written where there is no logging plugin."""
-        values = self.settings.values("loglevel")
-        if values is not self._level[0]:
-            try:
-                self._level = values, log_level(values[0])
-            except ValueError as error:
-                self._level = values, LOGDEBUG
-                self.log(LOGERROR, f"{self.settings.where('loglevel')}: {error}")
-        return self._level[1]
+    def logs(self, level: int) -> bool:
+        """Whether messages of this level go anywhere; they need not be made up otherwise."""
+        return level <= self._level or "logging" in self.chains
+
+    def log_line(self, hook: str, plugin: str, text: str) -> str:
+        """A message as one line for the log, the id of the connection first, without a line end."""
+        return f"{self.log_identity} {message(hook, plugin, text)}"
 
     @property
     def log_identity(self) -> str:
@@ -268,6 +268,7 @@ class Site:
         if self._snapshot is None or now - self._snapshot_at >= 1.0:
             try:
                 self._snapshot = self.read_settings()
+                self._level = self._snapshot.log_level
             except ConfigError as error:
                 if self._snapshot is None:
                     raise
@@ -294,7 +295,14 @@ class Site:
             hook_timeout=config.number("timeouthook"),
             max_connections=int(config.number("max_connections")),
             max_per_ip=int(config.number("max_per_ip")),
+            log_level=self._read_log_level(),
         )
+
+    def _read_log_level(self) -> int:
+        try:
+            return log_level(self.settings.value("loglevel"))
+        except ValueError as error:
+            raise ConfigError(f"{self.settings.where('loglevel')}: {error}") from error
 
     def new_identity(self) -> str:
         """A name for a connection, unlikely to be given again."""

@@ -1,1 +1,1 @@
-"""The bundled plugins: one file each, named as in `config/plugins`."""
+"""The plugins that come with qpsmtpd, one a file, under the names they have in `config/plugins`."""

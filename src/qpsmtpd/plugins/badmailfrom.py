@@ -1,39 +1,50 @@
-"""Refuses the senders in `config/badmailfrom`, one a line, each with a reason for the client.
+r"""Refuses the senders in config/badmailfrom.
 
-A line is an address, `@domain`, or a regular expression, then the reason:
+A line of `config/badmailfrom` is an address, `@domain`, or a regular expression, and may
+have a reason behind it, which the client is told:
 
-    spammer@example.com  we have had enough of your mail
+    spammer@example.com        we have had enough of your mail
+    @bulk.example
+    ^bounce-.*@.*\.example$    no newsletters
 
-The null sender and relay clients are never refused.
+A line with one of `/ ^ $ * + ! % ? \` is a regular expression (Python's), and matches
+anywhere in an address; anchor it with ^ and $. Case does not count. Bounces (an empty
+sender), relay clients and whitelisted clients pass.
 
 Arguments: `reject 0` only logs; `reject_type` is perm (the default), soft, disconnect or
 temp_disconnect.
+
+Result: DECLINED, or what `reject_type` says: DENY (550) by default. A sender that is
+refused lowers the connection's karma by 1.
+
+In config/plugins:
+
+    badmailfrom
 """
 
-from qpsmtpd import DECLINED, LOGERROR, LOGINFO, HookResult, Mailbox, Parameters, Plugin, Site, Transaction
-from qpsmtpd.plugins._addresses import AddressList
-
-__all__ = ["BadMailFrom"]
+from qpsmtpd import DECLINED, LOGDEBUG, LOGINFO, Mailbox, Parameters, Plugin, Result, Site, Transaction
+from qpsmtpd.plugins._lists import parse_each, parse_pattern
 
 
 class BadMailFrom(Plugin):
-    """Refuses senders in config/badmailfrom."""
+    """Refuses the senders in config/badmailfrom."""
 
     def register(self, qp: Site, *args: str) -> None:
+        """Read the arguments."""
         self.options(args)
-        self._list = AddressList(
-            lambda: qp.config("badmailfrom"), lambda text: self.log(LOGERROR, f"error, badmailfrom: {text}")
-        )
+        self._patterns = parse_each(self, "badmailfrom", parse_pattern)
+        self._patterns()  # what is wrong in the file should be in the log from the start
 
-    def hook_mail(self, transaction: Transaction, sender: Mailbox, parameters: Parameters) -> HookResult:
+    def hook_mail(self, transaction: Transaction, sender: Mailbox, parameters: Parameters) -> Result:
+        """Look the sender up."""
         if self.is_immune():
             return DECLINED
         if not sender:
-            self.log(LOGINFO, "skip, null sender")
+            self.log(LOGDEBUG, "skip, null sender")
             return DECLINED
-        reason = self._list.reason_for(sender)
-        if reason is None:
-            self.log(LOGINFO, "pass")
-            return DECLINED
-        self.adjust_karma(-1)
-        return self.get_reject(reason or f"Mail from {sender.address} not accepted here", sender.address)
+        for pattern in self._patterns():
+            if pattern.matches(sender):
+                self.adjust_karma(-1)
+                return self.get_reject(pattern.reason or "your sender address is not welcome here", pattern.text)
+        self.log(LOGINFO, "pass")
+        return DECLINED

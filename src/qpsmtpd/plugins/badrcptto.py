@@ -1,36 +1,50 @@
-"""Refuses the recipients in `config/badrcptto`, one a line, each with a reason for the client.
+r"""Refuses the recipients in config/badrcptto.
 
-A line is an address, `@domain`, or a regular expression, then the reason:
+A line of `config/badrcptto` is an address, `@domain`, or a regular expression, and may
+have a reason behind it, which the client is told:
 
-    former.colleague@example.org  has left us
+    former.colleague@example.org    has left us
+    @closed.example.org
+    ^(root|daemon)@                 no mail to system accounts
 
-Relay clients are never refused.
+A line with one of `/ ^ $ * + ! % ? \` is a regular expression (Python's), and matches
+anywhere in an address; anchor it with ^ and $. Case does not count. `<postmaster>`
+without a domain, relay clients and whitelisted clients pass.
 
 Arguments: `reject 0` only logs; `reject_type` is perm (the default), soft, disconnect or
 temp_disconnect.
+
+Result: DECLINED, or what `reject_type` says: DENY (550) by default. A recipient that is
+refused lowers the connection's karma by 1.
+
+In config/plugins, before rcpt_ok:
+
+    badrcptto
 """
 
-from qpsmtpd import DECLINED, LOGERROR, LOGINFO, HookResult, Mailbox, Parameters, Plugin, Site, Transaction
-from qpsmtpd.plugins._addresses import AddressList
-
-__all__ = ["BadRcptTo"]
+from qpsmtpd import DECLINED, LOGINFO, Mailbox, Parameters, Plugin, Result, Site, Transaction
+from qpsmtpd.plugins._lists import parse_each, parse_pattern
 
 
 class BadRcptTo(Plugin):
-    """Refuses recipients in config/badrcptto."""
+    """Refuses the recipients in config/badrcptto."""
 
     def register(self, qp: Site, *args: str) -> None:
+        """Read the arguments."""
         self.options(args)
-        self._list = AddressList(
-            lambda: qp.config("badrcptto"), lambda text: self.log(LOGERROR, f"error, badrcptto: {text}")
-        )
+        self._patterns = parse_each(self, "badrcptto", parse_pattern)
+        self._patterns()  # what is wrong in the file should be in the log from the start
 
-    def hook_rcpt(self, transaction: Transaction, recipient: Mailbox, parameters: Parameters) -> HookResult:
+    def hook_rcpt(self, transaction: Transaction, recipient: Mailbox, parameters: Parameters) -> Result:
+        """Look the recipient up."""
         if self.is_immune():
             return DECLINED
-        reason = self._list.reason_for(recipient)
-        if reason is None:
-            self.log(LOGINFO, "pass")
+        if recipient.domain is None:  # RFC 5321 section 4.5.1: there is always a postmaster
+            self.log(LOGINFO, "skip, no domain")
             return DECLINED
-        self.adjust_karma(-2)
-        return self.get_reject(reason or f"Mail to {recipient.address} not accepted here", recipient.address)
+        for pattern in self._patterns():
+            if pattern.matches(recipient):
+                self.adjust_karma(-1)
+                return self.get_reject(pattern.reason or "mail to this address is not accepted here", pattern.text)
+        self.log(LOGINFO, "pass")
+        return DECLINED

@@ -1,20 +1,32 @@
-"""Lets clients leave out the angle brackets around addresses in MAIL and RCPT.
+"""Accepts MAIL FROM:user@example.org, without the angle brackets that RFC 5321 asks for.
+
+For old clients, and for people who test by hand. The brackets are added before the
+address is read; it must be a good one all the same.
 
 Arguments: none.
+
+Result: OK with the path.
+
+In config/plugins:
+
+    dont_require_anglebrackets
 """
 
-from qpsmtpd import OK, HookResult, Parameters, Plugin, Transaction
-
-__all__ = ["DontRequireAngleBrackets"]
+from qpsmtpd import OK, Parameters, Plugin, Result, Site, Transaction
 
 
-class DontRequireAngleBrackets(Plugin):
-    """Adds missing angle brackets to addresses."""
+class DontRequireAnglebrackets(Plugin):
+    """Accepts MAIL FROM:user@example.org, without the angle brackets that RFC 5321 asks for."""
 
-    def hook_mail_pre(self, transaction: Transaction, path: str, parameters: Parameters) -> HookResult:
+    def register(self, qp: Site) -> None:
+        """Take no arguments."""
+
+    def hook_mail_pre(self, transaction: Transaction, path: str, parameters: Parameters) -> Result:
+        """Add the brackets to a sender."""
         return OK, _bracketed(path)
 
-    def hook_rcpt_pre(self, transaction: Transaction, path: str, parameters: Parameters) -> HookResult:
+    def hook_rcpt_pre(self, transaction: Transaction, path: str, parameters: Parameters) -> Result:
+        """Add the brackets to a recipient."""
         return OK, _bracketed(path)
 
 

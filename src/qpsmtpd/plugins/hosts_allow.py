@@ -1,34 +1,66 @@
-"""Refuses clients before they are greeted, by `config/hosts_allow`, one a line:
+"""Refuses clients by their address, before they are greeted.
 
-    192.0.2.66       DENY      go away
-    198.51.100.0/24  DENYSOFT  not now, please
-    198.51.100.7     OK
+A line of `config/hosts_allow` is an address, a block or the beginning of addresses, then
+a return code, then the text for the client if you like. The first line that matches the
+client decides; a client that none matches may go on.
 
-A line is an address or network, a return code, and a text. The first line that names the
-client decides: DENY and DENYSOFT refuse it, anything else lets it in. How many connections
-a client may have at a time is the setting `max_per_ip`.
+    192.0.2.7       OK
+    192.0.2.0/24    DENY      no mail from this network
+    2001:db8:2:     DENYSOFT  not now, please
+
+The codes are DENY, DENYSOFT, OK (no further plugin is asked), and DECLINED. A line that
+makes no sense is logged and left out. How many connections there may be, in all and from
+one address, is said by `config/max_connections` and `config/max_per_ip`.
 
 Arguments: none.
+
+Result: what the line says, DECLINED where none matches.
+
+In config/plugins, first of all:
+
+    hosts_allow
 """
 
-from qpsmtpd import DECLINED, LOGERROR, LOGINFO, HookResult, Plugin, ReturnCode, Transaction
-from qpsmtpd.plugins._networks import matches
-from qpsmtpd.protocol import hooks
+from dataclasses import dataclass
 
-__all__ = ["HostsAllow"]
+from qpsmtpd import DECLINED, DENY, DENYSOFT, LOGDEBUG, LOGINFO, OK, Plugin, Result, ReturnCode, Site, Transaction
+from qpsmtpd.plugins._lists import Network, is_listed, parse_each, parse_network
+from qpsmtpd.protocol.hooks import PreConnection
+
+_CODES = {code.name: code for code in (OK, DECLINED, DENY, DENYSOFT)} | {
+    "DENY_DISCONNECT": DENY,  # nothing else can be meant before a session begins
+    "DENYSOFT_DISCONNECT": DENYSOFT,
+}
 
 
 class HostsAllow(Plugin):
-    """Refuses clients in config/hosts_allow."""
+    """Refuses clients by their address, before they are greeted."""
 
-    def hook_pre_connection(self, transaction: Transaction, arrival: hooks.PreConnection) -> HookResult:
-        for line in self.qp.config("hosts_allow"):
-            entry, word, text = (*line.split(None, 2), "", "")[:3]
-            if not matches(arrival.remote_ip, entry):
-                continue
-            if word not in ReturnCode.__members__:
-                self.log(LOGERROR, f"error, hosts_allow: {line!r} names no return code; the line is skipped")
-                continue
-            self.log(LOGINFO, f"{'pass' if word in ('OK', 'DECLINED') else 'fail'}, {entry} {word}")
-            return (ReturnCode[word], text) if text else ReturnCode[word]
+    def register(self, qp: Site) -> None:
+        """Take no arguments."""
+        self._rules = parse_each(self, "hosts_allow", _parse_rule)
+        self._rules()  # what is wrong in the file should be in the log from the start
+
+    def hook_pre_connection(self, transaction: Transaction, arrival: PreConnection) -> Result:
+        """Look the client up."""
+        for rule in self._rules():
+            if is_listed(arrival.remote_ip, (rule.network,)):
+                word = "fail" if rule.code in (DENY, DENYSOFT) else "pass"
+                self.log(LOGINFO, f"{word}, {arrival.remote_ip} in {rule.network}: {rule.code.name}")
+                return (rule.code, rule.text) if rule.text else rule.code
+        self.log(LOGDEBUG, f"skip, {arrival.remote_ip} is not listed")
         return DECLINED
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    network: Network
+    code: ReturnCode
+    text: str
+
+
+def _parse_rule(line: str) -> _Rule:
+    _, code, text = (*line.split(None, 2), "", "", "")[:3]
+    if code.upper() not in _CODES:
+        raise ValueError(f"no return code behind the address, one of {', '.join(_CODES)}")
+    return _Rule(parse_network(line), _CODES[code.upper()], text)

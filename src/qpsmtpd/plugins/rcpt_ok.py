@@ -1,36 +1,56 @@
-"""Accepts mail for the domains in `config/rcpthosts` and `config/morercpthosts`, one a line.
+"""Accepts mail for the domains in config/rcpthosts and refuses all other recipients.
 
-A line that begins with a dot stands for all names below that domain. Relay clients (see the
-plugin `relay`) may send to anywhere. `<postmaster>` and `<abuse>` without a domain are taken.
-All others are refused, so this is the last plugin that serves the hook `rcpt`.
+Put it behind the other plugins that check recipients: it has the last word.
 
-Arguments: none.
+A recipient is accepted if
+- the client may relay (see the plugin `relay`),
+- its domain is in `config/rcpthosts` or `config/morercpthosts`, one a line: `example.org`
+  stands for itself, `.example.org` for every name below it; case does not count,
+- it is `<postmaster>` without a domain (RFC 5321 section 4.5.1).
+
+The name of this host (`config/me`) is no exception: list it if it takes mail.
+
+Result: OK, or DENY (550).
+
+In config/plugins:
+
+    rcpt_ok
 """
 
-from qpsmtpd import DENY, LOGINFO, OK, HookResult, Mailbox, Parameters, Plugin, Transaction
-
-__all__ = ["RcptOk"]
+from qpsmtpd import DENY, LOGINFO, OK, Mailbox, Parameters, Plugin, Result, Site, Transaction
+from qpsmtpd.plugins._lists import Parsed
 
 
 class RcptOk(Plugin):
-    """Accepts recipients in config/rcpthosts and config/morercpthosts."""
+    """Accepts mail for the domains in config/rcpthosts and refuses all other recipients."""
 
-    def hook_rcpt(self, transaction: Transaction, recipient: Mailbox, parameters: Parameters) -> HookResult:
-        reason = self._reason(recipient)
-        if reason is None:
-            self.log(LOGINFO, f"fail, {recipient.path}: relaying denied")
-            return DENY, "relaying denied"
-        self.log(LOGINFO, f"pass, {reason}")
-        return OK
+    def register(self, qp: Site) -> None:
+        """Take no arguments."""
+        self._lists = {name: Parsed(self, name, _names) for name in ("rcpthosts", "morercpthosts")}
 
-    def _reason(self, recipient: Mailbox) -> str | None:
-        """Why this recipient is ours; None if it is not."""
+    def hook_rcpt(self, transaction: Transaction, recipient: Mailbox, parameters: Parameters) -> Result:
+        """Accept or refuse the recipient."""
+        if self.connection.relay_client:
+            self.log(LOGINFO, "pass, relay client")
+            return OK
         if recipient.domain is None:
-            return "local part without a domain" if recipient.user in ("postmaster", "abuse") else None
-        host = recipient.domain.lower()
-        for setting in ("rcpthosts", "morercpthosts"):
-            for line in self.qp.config(setting):
-                allowed = line.split()[0].lower()
-                if host == allowed or (allowed.startswith(".") and host.endswith(allowed)):
-                    return f"{host} in {setting}"
-        return "relay client" if self.connection.relay_client else None
+            if recipient.local_part.lower() in ("postmaster", "abuse"):
+                self.log(LOGINFO, f"pass, {recipient.address} without a domain")
+                return OK
+        else:
+            names = _covering(recipient.domain.lower())
+            for setting, listed in self._lists.items():
+                if not listed().isdisjoint(names):
+                    self.log(LOGINFO, f"pass, {recipient.domain} in {setting}")
+                    return OK
+        self.log(LOGINFO, f"fail, {recipient.domain or recipient.address} not in rcpthosts")
+        return DENY, "relaying denied"
+
+
+def _names(values: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(word.lower() for value in values for word in value.split()[:1])
+
+
+def _covering(domain: str) -> list[str]:
+    """Every entry that stands for a domain: itself, and its parents with a leading dot."""
+    return [domain, *(domain[i:] for i, character in enumerate(domain) if character == "." and i)]

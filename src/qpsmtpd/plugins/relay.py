@@ -1,48 +1,75 @@
-"""Says which clients may send to anywhere: those in `config/relayclients` and `config/morerelayclients`.
+"""Says which clients may relay: send mail to recipients elsewhere.
 
-A line is an address, a network such as `192.0.2.0/24`, or the beginning of an address that
-ends in a dot or colon. Clients in `config/norelayclients` may not, whatever the others say.
-With the environment variable RELAYCLIENT set (as tcpserver sets it), the client may.
+The first that matches decides:
+- `config/norelayclients`: may not,
+- the environment variable RELAYCLIENT, if it is set (as tcpserver does): may,
+- `config/relayclients`, `config/morerelayclients`: may.
 
-Arguments: `only 1`: others than relay clients may not send at all; relay clients may send to
-anywhere, without another plugin being asked.
+A line is an address (`192.0.2.1`, `2001:db8::1`), a block (`192.0.2.0/24`,
+`2001:db8::/32`), or the beginning of addresses, up to a dot or colon (`192.0.2.`,
+`2001:db8:2:`). A line that makes no sense is logged and left out.
+
+Argument: `only 1` refuses every recipient unless the client may relay, and accepts
+every recipient if it may. For a server that no stranger should send to. The environment
+variable RELAY_ONLY=1 does the same.
+
+Result: DECLINED. The connection's `relay_client` is True, False (norelayclients) or left
+as it was. With `only`, OK or DENY (550) for a recipient.
+
+In config/plugins, before the plugins that check anything:
+
+    relay
 """
 
 import os
 
-from qpsmtpd import DECLINED, DENY, LOGINFO, OK, HookResult, Mailbox, Parameters, Plugin, Site, Transaction
-from qpsmtpd.plugins._networks import matches
-
-__all__ = ["Relay"]
+from qpsmtpd import (
+    DECLINED,
+    DENY,
+    LOGINFO,
+    OK,
+    Mailbox,
+    Parameters,
+    Plugin,
+    Result,
+    Site,
+    Transaction,
+)
+from qpsmtpd.plugins._lists import is_listed, parse_each, parse_network
 
 
 class Relay(Plugin):
-    """Marks the clients in config/relayclients, which may send to anywhere."""
+    """Says which clients may relay: send mail to recipients elsewhere."""
 
     def register(self, qp: Site, *args: str) -> None:
+        """Read the argument `only`."""
         only = self.options(args, "only").get("only", os.environ.get("RELAY_ONLY", "0"))
-        if only not in ("", "0"):
+        self._forbidden = parse_each(self, "norelayclients", parse_network)
+        self._allowed = [parse_each(self, name, parse_network) for name in ("relayclients", "morerelayclients")]
+        if only.lower() not in ("", "0", "no", "off"):
             self.register_hook("rcpt", self.only_relay_clients)
+        for networks in (self._forbidden, *self._allowed):
+            networks()  # what is wrong in the files should be in the log from the start
 
-    def hook_connect(self, transaction: Transaction) -> HookResult:
+    def hook_connect(self, transaction: Transaction) -> Result:
+        """Judge the client by its address."""
         address = self.connection.remote_ip
-        if entry := self._entry(address, "norelayclients"):
+        if is_listed(address, self._forbidden()):
             self.connection.relay_client = False
-            self.log(LOGINFO, f"skip, {address} in norelayclients ({entry})")
-        elif "RELAYCLIENT" in os.environ:
+            self.log(LOGINFO, "skip, in norelayclients")
+        elif os.environ.get("RELAYCLIENT"):
             self.connection.relay_client = True
-            self.log(LOGINFO, "pass, the environment says so")
-        elif entry := self._entry(address, "relayclients", "morerelayclients"):
+            self.log(LOGINFO, "pass, RELAYCLIENT is set")
+        elif any(is_listed(address, networks()) for networks in self._allowed):
             self.connection.relay_client = True
-            self.log(LOGINFO, f"pass, {address} matches {entry}")
+            self.log(LOGINFO, "pass, in relayclients")
         else:
-            self.log(LOGINFO, "skip, no match")
+            self.log(LOGINFO, "skip, not in relayclients")
         return DECLINED
 
-    def only_relay_clients(self, transaction: Transaction, recipient: Mailbox, parameters: Parameters) -> HookResult:
-        """Decide about every recipient by the client alone."""
-        return OK if self.connection.relay_client else DENY
-
-    def _entry(self, address: str, *settings: str) -> str | None:
-        lines = (line.split()[0] for setting in settings for line in self.qp.config(setting))
-        return next((line for line in lines if matches(address, line)), None)
+    def only_relay_clients(self, transaction: Transaction, recipient: Mailbox, parameters: Parameters) -> Result:
+        """Serve the hook rcpt with the argument `only`."""
+        if self.connection.relay_client:
+            return OK
+        self.log(LOGINFO, "fail, not a relay client")
+        return DENY

@@ -164,10 +164,12 @@ class HeaderSplitter:
         if end > self._room:
             self.ended = self.too_large = True
             return data[: self._room], b""
+        if found >= 0:
+            self.ended = True
+            return data[:end], data[end:]
         self._room -= end
-        self.ended = found >= 0
         self._context = (self._context + data)[-3:]
-        return data[:end], data[end:]
+        return data, b""
 
 
 def _normalized(data: bytes) -> bytes:

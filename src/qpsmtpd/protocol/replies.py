@@ -31,17 +31,19 @@ class Reply:
 
     def encode(self, *, enhanced: bool = True, utf8: bool = False) -> bytes:
         """The reply as sent; see `encode_reply`."""
-        return encode_reply(self.code, self.enhanced if enhanced else None, self.text, enhanced=enhanced, utf8=utf8)
+        return encode_reply(self.code, self.enhanced, self.text, enhanced, utf8)
 
 
-def encode_reply(code: int, status: str | None, text: str, *, enhanced: bool = True, utf8: bool = False) -> bytes:
+def encode_reply(code: int, status: str | None, text: str, enhanced: bool, utf8: bool) -> bytes:
     """A reply as sent: well-formed lines of at most 512 octets each.
 
     `enhanced` says whether status codes are shown at all; where they are, a text that begins
     with one of the right class brings its own. Characters that a reply cannot hold are shown
     as `?`; without `utf8` (RFC 6531 section 3.7.4.2) others than ASCII as escapes.
     """
-    if enhanced and text[:1] in "245" and (own := _ENHANCED.match(text)) and own[1] == str(code)[0]:
+    if not enhanced:
+        status = None
+    elif text[:1] in "245" and (own := _ENHANCED.match(text)) and own[1] == str(code)[0]:
         status, text = own[0].rstrip(), text[own.end() :]
     prefix = f"{status} " if status else ""
     if len(text) < _SHORT and text.isascii() and text.isprintable():

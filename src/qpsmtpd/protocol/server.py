@@ -371,10 +371,8 @@ class Server:
         self, hook: type[hooks.MailPre | hooks.RcptPre], path: str, parameters: Parameters
     ) -> Generator[Event, _Result, str | None]:
         """The path as a plugin would have it; None if the command has been answered."""
-        answer, texts = yield hook(path, parameters)
-        verdict = VERDICTS[hook.name][answer]
-        self._speak(verdict, (), "")
-        if not verdict.proceed:
+        answer, texts = result = yield hook(path, parameters)
+        if not self._judge(hook.name, result).proceed:
             return None
         return path if answer is not OK else texts[0] if texts else ""
 
@@ -454,11 +452,11 @@ class Server:
         """Ask at the end of the header; give what is to be said when the content has ended."""
         if "data_headers_end" not in self._wanted:
             return None
-        answer, texts = yield hooks.DataHeadersEnd()
-        verdict = VERDICTS["data_headers_end"][answer]
+        result = yield hooks.DataHeadersEnd()
+        verdict = VERDICTS["data_headers_end"][result[0]]
         if not verdict.proceed and not verdict.close:
             return verdict.reply
-        self._speak(verdict, texts, "")
+        self._judge("data_headers_end", result)
         if verdict.close:
             yield from self._disconnect()
         return None
@@ -515,8 +513,17 @@ class Server:
         """What an answer means; the reply is said, the rest is for the caller to carry out."""
         answer, texts = result
         verdict = VERDICTS[hook][answer]
-        if verdict.reply is not None or self._own_reply:
-            self._speak(verdict, texts, subject)
+        reply = verdict.reply
+        if reply is not None:
+            if texts and verdict.plugin_text:
+                text = "\n".join(texts)
+            else:
+                text = reply.text.replace("%s", subject) if subject else reply.text
+            self._output += encode_reply(reply.code, reply.enhanced, text, self._enhanced, self._utf8)
+        elif self._own_reply:
+            for own in self._own_reply:
+                self._say(own)
+            self._own_reply = ()
         return verdict
 
     def _end(self, verdict: Verdict) -> _Script:
@@ -524,21 +531,6 @@ class Server:
             yield from self._disconnect()
         else:
             yield from self._forget_transaction()
-
-    def _speak(self, verdict: Verdict, texts: tuple[str, ...], subject: str) -> None:
-        reply = verdict.reply
-        if reply is not None:
-            if texts and verdict.plugin_text:
-                text = "\n".join(texts)
-            else:
-                text = reply.text.replace("%s", subject) if subject else reply.text
-            self._output += encode_reply(
-                reply.code, reply.enhanced if self._enhanced else None, text, enhanced=self._enhanced, utf8=self._utf8
-            )
-        else:
-            for own in self._own_reply:
-                self._say(own)
-        self._own_reply = ()
 
     def _forget_transaction(self) -> _Script:
         yield from self._ask(hooks.ResetTransaction)
@@ -563,7 +555,7 @@ class Server:
         return self._errors <= self._limits.errors
 
     def _say(self, reply: Reply) -> None:
-        self._output += reply.encode(enhanced=self._enhanced, utf8=self._utf8)
+        self._output += encode_reply(reply.code, reply.enhanced, reply.text, self._enhanced, self._utf8)
 
 
 class _HangUp(Exception):  # noqa: N818 - no error

@@ -1,1 +1,1 @@
-"""Plugins that write the log, for `config/logging`."""
+"""Plugins that write the log, loaded by `config/logging` before all others."""

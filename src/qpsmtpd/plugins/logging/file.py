@@ -1,82 +1,111 @@
-"""Writes the log to a file.
+"""Appends the log to a file, up to a level.
 
-    logging/file [loglevel LEVEL] [tsformat FORMAT] [nosplit] [reopen] PATH
+    logging/file [loglevel LEVEL] [tsformat FORMAT] PATH
 
-LEVEL is the level up to which messages are written, LOGEMERG (0) to LOGDEBUG (7) by name or
-number; LOGWARN if it is not given. FORMAT is that of the time stamp, in the letters of
-strftime and without blanks; so is PATH, which may have some too:
+LEVEL is LOGEMERG (0) to LOGDEBUG (7), LOGWARN (4) by default. PATH may hold the
+conversions of strftime: /var/log/qpsmtpd.%Y-%m-%d.log begins a new file each day. FORMAT
+is that of the time stamp, also as for strftime, without blanks; 2026-01-31T12:00:00+0100
+by default. The words `nosplit` and `reopen`, which old configurations have, change
+nothing: a file that was renamed or removed, as logrotate does, is made anew within a second.
 
-    logging/file loglevel LOGINFO /var/log/qpsmtpd-%Y-%m-%d.log
+A line is a time stamp, the id of the connection, the hook, the plugin and the message.
+Each is written by one call, so that several processes may share a file. New files have
+the mode 0640.
 
-The file is opened anew when it has been moved or removed, and when its name has changed.
-`nosplit` and `reopen` are understood, and change nothing: messages are never split.
+Result: DECLINED, so that further logging plugins write too. Several files are written
+with logging/file:0, logging/file:1 and so on.
+
+In config/logging:
+
+    logging/file loglevel LOGINFO /var/log/qpsmtpd.log
 """
 
 import os
 import time
+import weakref
 from pathlib import Path
 
-from qpsmtpd import DECLINED, HookResult, Plugin, Site, Transaction
-from qpsmtpd.logs import log_level, message
+from qpsmtpd import DECLINED, LOGERROR, LOGWARN, Plugin, Result, Site, Transaction
+from qpsmtpd.logs import log_level
 
-__all__ = ["File"]
-
-_RECHECK = 1.0  # seconds between two looks at the file
+_RECHECK = 1.0  # seconds between two looks at the name of the file
 
 
-class File(Plugin):
-    """Writes the log to a file."""
+class LogToFile(Plugin):
+    """Appends the log to a file, up to a level."""
 
     def register(self, qp: Site, *args: str) -> None:
-        level, stamp, words = "LOGWARN", "%Y-%m-%dT%H:%M:%S%z", list(args)
-        while words and words[0].lower() in ("loglevel", "tsformat", "nosplit", "reopen"):
-            word = words.pop(0).lower()
-            if word in ("loglevel", "tsformat") and not words:
-                raise ValueError(f"a value is missing behind {word}")
-            if word == "loglevel":
-                level = words.pop(0)
-            elif word == "tsformat":
-                stamp = words.pop(0)
-        if not words:
-            raise ValueError("the path of the file is missing")
-        self._level = log_level(level)
-        self._stamp = stamp
-        self._pattern = " ".join(words)
-        self._path = Path()
-        self._descriptor: int | None = None
-        self._checked = 0.0
-        self._open(qp.clock(), qp.wall())
+        """Read the arguments and open the file. Raises ValueError."""
+        self._level, self._format, path = _read_arguments(args)
+        self._pattern = os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - no path yet, but a pattern
+        self._stamp = (-1, "")
+        self._looked = qp.clock()
+        try:
+            self._descriptor = _open(self._path())
+        except OSError as error:
+            raise ValueError(f"{self._path()}: {error.strerror}") from error
+        weakref.finalize(self, os.close, self._descriptor).atexit = False  # the last lines come at exit
 
-    def hook_logging(
-        self, transaction: Transaction | None, level: int, hook: str, plugin: str, text: str
-    ) -> HookResult:
+    def hook_logging(self, transaction: Transaction | None, level: int, hook: str, plugin: str, text: str) -> Result:
+        """Write a message."""
         if level <= self._level:
-            now = self.qp.wall()
-            self._reopen(self.qp.clock(), now)
-            assert self._descriptor is not None
-            stamp = time.strftime(self._stamp, time.localtime(now))
-            line = f"{stamp} {self.qp.log_identity} {message(hook, plugin, text)}\n"
-            os.write(self._descriptor, line.encode())  # one call, so that lines of processes never mix
+            now = self.qp.clock()
+            if now - self._looked >= _RECHECK:
+                self._looked = now
+                self._follow_name()
+            line = f"{self._time()} {self.qp.log_line(hook, plugin, text)}\n"
+            os.write(self._descriptor, line.encode("utf-8", "backslashreplace"))
         return DECLINED
 
-    def _open(self, clock: float, wall: float) -> None:
-        """Open the file of the moment. Raises OSError."""
-        path = Path(time.strftime(self._pattern, time.localtime(wall)))
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
-        old, self._descriptor = self._descriptor, descriptor
-        self._path, self._checked = path, clock
-        if old is not None:
-            os.close(old)
+    def _path(self) -> str:
+        return time.strftime(self._pattern, time.localtime(self.qp.wall()))
 
-    def _reopen(self, clock: float, wall: float) -> None:
-        if clock - self._checked < _RECHECK:
-            return
-        self._checked = clock
-        assert self._descriptor is not None
-        current = Path(time.strftime(self._pattern, time.localtime(wall)))
+    def _time(self) -> str:
+        now = int(self.qp.wall())
+        stamp = self._stamp
+        if stamp[0] != now:
+            self._stamp = stamp = now, time.strftime(self._format, time.localtime(now))
+        return stamp[1]
+
+    def _follow_name(self) -> None:
+        """Open the file again if the name no longer means the open one; keep that if it fails."""
+        path = self._path()
         try:
-            same = current == self._path and os.fstat(self._descriptor).st_ino == current.stat().st_ino
-        except OSError:
-            same = False
-        if not same:
-            self._open(clock, wall)
+            if not _is_open_as(self._descriptor, path):
+                new = _open(path)
+                # The number stays the same for ever: another thread may be about to write to it.
+                os.dup2(new, self._descriptor, inheritable=False)
+                os.close(new)
+        except OSError as error:
+            self.log(LOGERROR, f"error, cannot open {path}: {error.strerror}; going on with the old file")
+
+
+def _read_arguments(args: tuple[str, ...]) -> tuple[int, str, str]:
+    level, stamp, words = LOGWARN, "%Y-%m-%dT%H:%M:%S%z", list(args)
+    while words and (word := words[0].lower()) in ("loglevel", "tsformat", "nosplit", "reopen"):
+        del words[0]
+        if word in ("nosplit", "reopen"):
+            continue
+        if not words:
+            raise ValueError(f"{word} needs a value")
+        value = words.pop(0)
+        if word == "loglevel":
+            level = log_level(value)
+        else:
+            stamp = value
+    if len(words) != 1:
+        raise ValueError("the arguments are: [loglevel LEVEL] [tsformat FORMAT] PATH")
+    if words[0].startswith("|") or "%i" in words[0]:
+        raise ValueError(f"{words[0]}: neither programs (|) nor a file for each connection (%i) can be written to")
+    return level, stamp, words[0]
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+
+
+def _is_open_as(descriptor: int, path: str) -> bool:
+    try:
+        return os.path.samestat(Path(path).stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

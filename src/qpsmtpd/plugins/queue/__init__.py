@@ -1,1 +1,1 @@
-"""Plugins that take accepted messages: each keeps them or hands them on."""
+"""Plugins that take an accepted message and keep it, or pass it on."""

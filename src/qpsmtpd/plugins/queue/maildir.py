@@ -1,142 +1,229 @@
-"""Keeps messages in a Maildir, or in one for each recipient.
+"""Keeps messages in a Maildir, or in a Maildir for each recipient.
 
-    queue/maildir PATH [SUBDIRECTORY [PERMISSIONS]]
+    queue/maildir PATH [SUBDIR] [PERMS]
 
-PATH is where the Maildir is; it is made if it is missing. Without SUBDIRECTORY a message is
-stored once for all its recipients. With it, it is stored for each, in the directory below
-PATH that it names: `%l` stands for the local part, `%d` for the domain, `%u` for both with
-an @ between. Characters that have no place in a file name become `_`. PERMISSIONS are those
-of new directories, 0700 if they are not given.
+PATH is the Maildir. With SUBDIR each recipient has a Maildir below PATH, and gets a copy;
+in SUBDIR stand
 
-    queue/maildir /var/mail/hosts %d/%l 0750
+    %l    for the local part of the recipient's address
+    %d    for its domain
+    %u    for local part@domain
+    %%    for a percent sign
 
-A message is written to `tmp`, synced to the disk, linked into `new`, and that directory is
-synced, before the client is told 250. If any of it fails the client is told 452 and nothing
-is kept. Line ends are LF, as in all Maildirs; Return-Path and Delivered-To are put on top.
+all in lower case, with _ for any character but letters, digits and `-+_.,@=`. `%d/%l` is
+customary: user@example.org then has PATH/example.org/user.
+
+PERMS is the octal mode of new directories, 0700 by default, less the umask; new files
+have the same mode without the execute bits. Directories are made when they are needed.
+
+A message is on disk, with all its directories, before the client is told so. A message
+for several recipients is delivered to all of them or, as far as the disk allows, to none.
+It begins with Return-Path and Delivered-To; its lines end in LF.
+
+Result: OK. DENYSOFT (452) if the message cannot be written: the reason is in the log. DENY
+(552) if an address makes no directory name.
+
+In config/plugins:
+
+    queue/maildir /var/mail/hosts %d/%l
 """
 
 import contextlib
+import errno
 import itertools
 import os
 import re
 import socket
-import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-from qpsmtpd import DENYSOFT, LOGERROR, LOGINFO, OK, HookResult, Mailbox, Plugin, Site, Transaction, blocking
-from qpsmtpd.logs import escape
+from qpsmtpd import (
+    DENY,
+    DENYSOFT,
+    LOGERROR,
+    LOGINFO,
+    OK,
+    Mailbox,
+    Plugin,
+    Result,
+    Site,
+    Transaction,
+    blocking,
+)
 
-__all__ = ["Maildir"]
-
-_UNSAFE = re.compile(r"[^A-Za-z0-9+_.,@=\-]")
-_PLACEHOLDER = re.compile(r"%[dlu]")
-_PERMISSIONS = re.compile(r"0?[0-7]{3}")
+_PERMS = re.compile(r"0?[0-7]{3}")
+_SUBSTITUTION = re.compile(r"%(.?)")
+# The original keeps ASCII only. Letters of other scripts stay here, since to fold them all
+# into one character would deliver one user's mail to another.
+_UNSAFE = re.compile(r"[^\w+.,@=\-]")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
+_NO_LINKS = frozenset({errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
 class Maildir(Plugin):
-    """Keeps messages in a Maildir."""
+    """Keeps messages in a Maildir, or in a Maildir for each recipient."""
 
-    def register(self, qp: Site, path: str, subdirectory: str = "", permissions: str = "0700") -> None:
-        if subdirectory and not _PLACEHOLDER.search(subdirectory):
-            raise ValueError(f"{subdirectory!r} has none of %d, %l and %u, so it would be the same for all")
-        if ".." in Path(subdirectory).parts or subdirectory.startswith("/"):
-            raise ValueError(f"{subdirectory!r} must lead to a place below {path}")
-        if not _PERMISSIONS.fullmatch(permissions):
-            raise ValueError(f"{permissions!r} are no permissions such as 0700")
-        self._path = Path(path).expanduser().absolute()
-        self._subdirectory = subdirectory
-        self._mode = int(permissions, 8)
-        self._host = re.sub(r"[^A-Za-z0-9.\-]", "_", socket.gethostname())
-        self._counter = itertools.count(1)
+    def register(self, qp: Site, path: str, subdir: str = "", perms: str = "0700") -> None:
+        """Read the arguments. Raises ValueError."""
+        self._root = Path(path).expanduser().absolute()
+        self._subdir = _check_subdir(subdir).split("/") if subdir else []
+        if not _PERMS.fullmatch(perms) or int(perms, 8) & 0o700 != 0o700:
+            raise ValueError(f"{perms!r} is no octal mode that lets the owner in, such as 0700")
+        self._mode = int(perms, 8)
+        self._counter = itertools.count()
+        self._host = socket.gethostname().replace("/", r"\057").replace(":", r"\072")
 
     @blocking
-    def hook_queue(self, transaction: Transaction) -> HookResult:
-        copies = self._copies(transaction.recipients)
-        written: list[Path] = []  # in tmp
-        linked: list[Path] = []  # in new
+    def hook_queue(self, transaction: Transaction) -> Result:
+        """Write the message."""
+        recipients = tuple(dict.fromkeys(transaction.recipients))
         try:
-            for directory, recipients in copies:
-                written.append(self._write(directory, recipients, transaction))
-            for path in written:
-                new = path.parent.parent / "new" / path.name
-                os.link(path, new)
-                linked.append(new)
-            for folder in {path.parent for path in linked}:
-                _sync(folder)
+            if self._subdir:
+                copies = [self._copy(self._folder(recipient), transaction, (recipient,)) for recipient in recipients]
+            else:
+                copies = [self._copy(self._root, transaction, recipients)]
+        except _NoFolderError as error:
+            self.log(LOGERROR, f"fail, {error}")
+            return DENY, str(error)
+        try:
+            self._deliver(copies, transaction)
         except OSError as error:
-            self.log(LOGERROR, f"error, {error}")
-            for path in linked:
-                with contextlib.suppress(OSError):
-                    path.unlink()
-            return DENYSOFT, "Could not store the message, please try again later"
-        finally:
-            for path in written:
-                with contextlib.suppress(OSError):
-                    path.unlink()
-        self.log(LOGINFO, f"pass, queued as {', '.join(map(str, linked))}")
-        return OK, f"Queued! {escape(transaction.header.get('Message-Id'))}".rstrip()
+            self.log(LOGERROR, f"error, the message cannot be written below {self._root}: {error}")
+            return DENYSOFT, "the message cannot be stored now, please try again later"
+        for copy in copies:
+            whom = f" for {copy.recipients[0].address}" if self._subdir else ""
+            self.log(LOGINFO, f"pass, queued as {copy.name}{whom}")
+        return OK, f"Queued! {_message_id(transaction)}"
 
-    def _copies(self, recipients: list[Mailbox]) -> Iterable[tuple[Path, list[Mailbox]]]:
-        """The Maildirs a message goes to, each with the recipients its copy is for."""
-        if not self._subdirectory:
-            return [(self._path, recipients)]
-        copies: dict[Path, list[Mailbox]] = {}
-        for recipient in recipients:
-            copies.setdefault(self._directory(recipient), []).append(recipient)
-        return copies.items()
+    def _folder(self, recipient: Mailbox) -> Path:
+        """The Maildir of a recipient; never anything but a directory below the root."""
+        local = _UNSAFE.sub("_", recipient.local_part.lower())
+        domain = _UNSAFE.sub("_", (recipient.domain or self.qp.current_settings().hostname).lower())
+        values = {"l": local, "d": domain, "u": f"{local}@{domain}", "%": "%"}
+        parts = [_SUBSTITUTION.sub(lambda match: values[match[1]], part) for part in self._subdir]
+        if not {"", ".", ".."}.isdisjoint(parts):
+            raise _NoFolderError(f"there is no mailbox for {recipient.path}")
+        return self._root.joinpath(*parts)
 
-    def _directory(self, recipient: Mailbox) -> Path:
-        words = {"%l": recipient.user, "%d": recipient.host or "", "%u": recipient.address}
-        safe = {key: _safe(word) for key, word in words.items()}
-        return self._path / _PLACEHOLDER.sub(lambda match: safe[match[0]], self._subdirectory)
+    def _copy(self, folder: Path, transaction: Transaction, recipients: tuple[Mailbox, ...]) -> "_Copy":
+        seconds, fraction = divmod(self.qp.wall(), 1)
+        unique = f"M{int(fraction * 1e6)}P{os.getpid()}Q{next(self._counter)}R{os.urandom(4).hex()}"
+        fields = [("Return-Path", transaction.reverse_path.path)]
+        fields += [("Delivered-To", recipient.address) for recipient in reversed(recipients)]
+        head = "".join(f"{name}: {_CONTROLS.sub('?', value)}\n" for name, value in fields)
+        return _Copy(
+            folder, f"{int(seconds)}.{unique}.{self._host}", recipients, head.encode("utf-8", "surrogateescape")
+        )
 
-    def _write(self, directory: Path, recipients: list[Mailbox], transaction: Transaction) -> Path:
-        """Write one copy into tmp and sync it."""
-        for folder in ("new", "cur", "tmp"):
-            self._make(directory / folder)
-        now = time.time_ns()
-        name = f"{now // 10**9}.M{now // 1000 % 10**6:06d}P{os.getpid()}Q{next(self._counter)}.{self._host}"
-        path = directory / "tmp" / name
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    def _deliver(self, copies: Iterable["_Copy"], transaction: Transaction) -> None:
+        """Put every copy into its Maildir, or none. Raises OSError.
+
+        Nothing shows in a `new` directory before all copies are safe in their `tmp`. What can
+        still fail then is rare, and undone: a reader may see a copy for a moment, and the
+        client, told 452, sends it again.
+        """
+        written: list[Path] = []
+        linked: list[Path] = []
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(_envelope(transaction.reverse_path, recipients))
-                file.writelines(transaction.content.lf_chunks())
-                file.flush()
-                os.fsync(descriptor)
+            for copy in copies:
+                for name in ("tmp", "new", "cur"):
+                    _make_directory(copy.folder / name, self._mode)
+                _write(copy.tmp, self._mode & 0o666, copy.head, transaction.content.lf_chunks())
+                written.append(copy.tmp)
+            for copy in copies:
+                _link(copy.tmp, copy.new)
+                linked.append(copy.new)
+            for directory in {path.parent for path in linked}:
+                _sync_directory(directory)
         except BaseException:
-            with contextlib.suppress(OSError):
-                path.unlink()
+            _remove(linked)
             raise
-        return path
-
-    def _make(self, directory: Path) -> None:
-        """Make a directory and those above it; what is new is synced into its parent."""
-        if directory.is_dir():
-            return
-        if directory.parent != directory:
-            self._make(directory.parent)
-        with contextlib.suppress(FileExistsError):
-            directory.mkdir(self._mode)
-        _sync(directory.parent)
+        finally:
+            _remove(written)
 
 
-def _envelope(sender: Mailbox, recipients: list[Mailbox]) -> bytes:
-    lines = [f"Return-Path: {sender.path}"]
-    lines += [f"Delivered-To: {escape(recipient.address)}" for recipient in reversed(recipients)]
-    return "".join(f"{line}\n" for line in lines).encode()
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    folder: Path
+    name: str
+    recipients: tuple[Mailbox, ...]
+    head: bytes
+
+    @property
+    def tmp(self) -> Path:
+        return self.folder / "tmp" / self.name
+
+    @property
+    def new(self) -> Path:
+        return self.folder / "new" / self.name
 
 
-def _safe(word: str) -> str:
-    """A word as a part of a file name, which is never hidden, empty, or a way up."""
-    clean = _UNSAFE.sub("_", word)[:200]
-    return f"_{clean[1:]}" if clean.startswith(".") else clean or "_"
+class _NoFolderError(Exception):
+    """A recipient whose address makes no directory name."""
 
 
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+def _check_subdir(subdir: str) -> str:
+    letters = _SUBSTITUTION.findall(subdir)
+    if not {"l", "d", "u"}.intersection(letters) or not {"l", "d", "u", "%"}.issuperset(letters):
+        raise ValueError(f"SUBDIR {subdir!r} must hold %l, %d or %u, and no % but these and %%")
+    if not {"", ".", ".."}.isdisjoint(subdir.split("/")):
+        raise ValueError(f"SUBDIR {subdir!r} must be names with single slashes between them")
+    return subdir
+
+
+def _message_id(transaction: Transaction) -> str:
+    words = transaction.header.get("Message-Id").split()
+    return words[0][:200] if words else transaction.id
+
+
+def _make_directory(path: Path, mode: int) -> None:
+    """Make a directory and those above it, each written to disk."""
+    if path.is_dir():
+        return
+    if path.parent != path:
+        _make_directory(path.parent, mode)
+    with contextlib.suppress(FileExistsError):  # another thread; or a file, which shows later
+        path.mkdir(mode)
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a filesystem that does not know this
+            raise
     finally:
         os.close(descriptor)
+
+
+def _write(path: Path, mode: int, head: bytes, chunks: Iterable[bytes]) -> None:
+    """Write a file that does not exist yet, to disk; or leave none behind."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(head)
+            file.writelines(chunks)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        _remove([path])
+        raise
+
+
+def _link(old: Path, new: Path) -> None:
+    """Give a file its final name, and never overwrite one."""
+    try:
+        os.link(old, new)
+    except OSError as error:
+        if error.errno not in _NO_LINKS or new.exists():
+            raise
+        old.rename(new)  # some network and container filesystems have no hard links
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.unlink()
