@@ -79,6 +79,7 @@ class Config:
         self.on_error = on_error
         self._overrides = dict(overrides or {})
         self._clock = clock
+        self._system_name: str | None = None
         self._cache: dict[str, _Cached] = {}
 
     def values(self, name: str) -> tuple[str, ...]:
@@ -114,8 +115,11 @@ class Config:
 
     @property
     def hostname(self) -> str:
-        """The name of this host: `me`, else what the system says."""
-        return self.value("me") or socket.getfqdn()
+        """The name of this host: `me`, else what the system said when it was first asked."""
+        named = self.value("me")
+        if not named and self._system_name is None:
+            self._system_name = socket.getfqdn()  # may look up a name, so once and at the start
+        return named or self._system_name or ""
 
     def _current(self, name: str) -> _Cached:
         cached = self._cache.get(name)
