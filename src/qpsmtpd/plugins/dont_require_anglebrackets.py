@@ -31,4 +31,6 @@ class DontRequireAnglebrackets(Plugin):
 
 
 def _bracketed(path: str) -> str:
-    return path if path.startswith("<") and path.endswith(">") else f"<{path}>"
+    if not path or (path.startswith("<") and path.endswith(">")):
+        return path  # nothing at all is an error, not the null sender
+    return f"<{path}>"

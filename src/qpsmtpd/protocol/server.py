@@ -307,16 +307,10 @@ class Server:
         return keywords + self._keywords
 
     def _mail(self, argument: str) -> _Script:
-        parsed = parse_path_argument("FROM:", argument)
-        if isinstance(parsed, SyntaxProblem):
-            self._refuse(parsed.reply)
+        parsed = self._path_and_parameters(Command.MAIL, "FROM:", argument)
+        if parsed is None:
             return
         path, parameters = parsed
-        if parameters:
-            problem = check_parameters(Command.MAIL, parameters, self._extensions) or self._too_large(parameters)
-            if problem is not None:
-                self._refuse(problem.reply)
-                return
         yield from self._forget_transaction()
         self._utf8 = "smtputf8" in parameters
         if "mail_pre" in self._wanted:
@@ -335,16 +329,10 @@ class Server:
             yield from self._end(verdict)
 
     def _rcpt(self, argument: str) -> _Script:
-        parsed = parse_path_argument("TO:", argument)
-        if isinstance(parsed, SyntaxProblem):
-            self._refuse(parsed.reply)
+        parsed = self._path_and_parameters(Command.RCPT, "TO:", argument)
+        if parsed is None:
             return
         path, parameters = parsed
-        if parameters:
-            problem = check_parameters(Command.RCPT, parameters, self._extensions)
-            if problem is not None:
-                self._refuse(problem.reply)
-                return
         if self._recipients >= self._limits.recipients:
             self._say(_TOO_MANY_RECIPIENTS)
             return
@@ -367,6 +355,24 @@ class Server:
         elif verdict.close or verdict.reset:
             yield from self._end(verdict)
 
+    def _path_and_parameters(self, command: Command, keyword: str, argument: str) -> tuple[str, Parameters] | None:
+        """What follows MAIL or RCPT; None if it has been refused."""
+        parsed = parse_path_argument(keyword, argument)
+        if isinstance(parsed, SyntaxProblem):
+            self._refuse(parsed.reply)
+            return None
+        _, parameters = parsed
+        if parameters:
+            problem = check_parameters(command, parameters, self._extensions)
+            if problem is not None:
+                self._refuse(problem.reply)
+                return None
+            size, limit = parameters.get("size"), self._limits.message_size
+            if size and limit is not None and int(size) > limit:
+                self._refuse(_TOO_LARGE)
+                return None
+        return parsed
+
     def _mended(
         self, hook: type[hooks.MailPre | hooks.RcptPre], path: str, parameters: Parameters
     ) -> Generator[Event, _Result, str | None]:
@@ -386,10 +392,6 @@ class Server:
         else:
             return mailbox
         return None
-
-    def _too_large(self, parameters: Parameters) -> SyntaxProblem | None:
-        size, limit = parameters.get("size"), self._limits.message_size
-        return SyntaxProblem(_TOO_LARGE) if size and limit is not None and int(size) > limit else None
 
     def _data(self, argument: str) -> _Script:
         if argument.strip():
