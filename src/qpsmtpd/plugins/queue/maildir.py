@@ -183,8 +183,11 @@ def _make_directory(path: Path, mode: int) -> None:
         return
     if path.parent != path:
         _make_directory(path.parent, mode)
-    with contextlib.suppress(FileExistsError):  # another thread; or a file, which shows later
+    try:
         path.mkdir(mode)
+    except FileExistsError:
+        if not path.is_dir():  # else another thread was first
+            raise
     _sync_directory(path.parent)
 
 
