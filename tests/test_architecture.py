@@ -57,7 +57,11 @@ def test_imports_point_down(path):
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_a_session_has_no_loop_and_no_thread(path):
-    assert not {module.split(".")[0] for module in imports(path)} & FORBIDDEN_IN_SESSION
+    forbidden = {module.split(".")[0] for module in imports(path)} & FORBIDDEN_IN_SESSION
+    if path.name == "site.py":  # shared by the threads of the blocking driver
+        assert path.read_text().count("threading.") == path.read_text().count("threading.Lock()") == 1
+        forbidden.discard("threading")
+    assert not forbidden
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "transports").glob("*.py")), ids=lambda path: path.name)

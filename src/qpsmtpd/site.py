@@ -10,6 +10,7 @@ import os
 import random
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -106,24 +107,26 @@ class Census:
     def __init__(self) -> None:
         self.connected: dict[str, int] = {}
         self.total = 0
+        self._lock = threading.Lock()  # under the blocking driver sessions come and go in many threads
 
     def enter(self, address: str) -> None:
         """Count a connection in."""
-        self.total += 1
-        self.connected[address] = self.connected.get(address, 0) + 1
+        with self._lock:
+            self.total += 1
+            self.connected[address] = self.connected.get(address, 0) + 1
 
     def leave(self, address: str) -> None:
         """Count a connection out."""
-        self.total -= 1
-        left = self.connected[address] - 1
-        if left:
-            self.connected[address] = left
-        else:
-            del self.connected[address]
+        with self._lock:
+            self.total -= 1
+            self.connected[address] -= 1
+            if not self.connected[address]:
+                del self.connected[address]
 
     def addresses(self) -> tuple[str, ...]:
         """The addresses connected now, each as often as it is."""
-        return tuple(address for address, count in self.connected.items() for _ in range(count))
+        with self._lock:
+            return tuple(address for address, count in self.connected.items() for _ in range(count))
 
 
 class Site:

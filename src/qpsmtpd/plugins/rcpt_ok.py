@@ -53,4 +53,4 @@ def _names(values: tuple[str, ...]) -> frozenset[str]:
 
 def _covering(domain: str) -> list[str]:
     """Every entry that stands for a domain: itself, and its parents with a leading dot."""
-    return [domain, *(domain[i:] for i, character in enumerate(domain) if character == "." and i)]
+    return [domain, *(domain[i:] for i, character in enumerate(domain) if character == ".")]
