@@ -4,6 +4,7 @@ Settings, the plugins with their hooks in order, the log. What belongs to one se
 (`connection`, `transaction`, `respond`) is looked up in the session that runs the hook.
 """
 
+import contextlib
 import contextvars
 import enum
 import os
@@ -327,5 +328,6 @@ class Site:
 
 
 def _write_stderr(line: str) -> None:
-    sys.stderr.write(line)
-    sys.stderr.flush()
+    with contextlib.suppress(OSError, ValueError):  # nobody is there to read it, which must not stop the mail
+        sys.stderr.write(line)
+        sys.stderr.flush()

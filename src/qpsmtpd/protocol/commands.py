@@ -89,6 +89,8 @@ def parse_path_argument(keyword: str, argument: str) -> tuple[str, Parameters] |
     if argument[: len(keyword)].upper() != keyword:
         return _BAD_COMMAND
     argument = argument[len(keyword) :].strip()
+    if not argument:
+        return _BAD_COMMAND
     bracketed = _PATH_END.match(argument)
     if bracketed is not None:
         if bracketed.end() == len(argument):
@@ -100,7 +102,7 @@ def parse_path_argument(keyword: str, argument: str) -> tuple[str, Parameters] |
         count = next(
             (n for n, word in enumerate(reversed(words[1:])) if not _PARAMETER.fullmatch(word)), len(words[1:])
         )
-        path = argument.rsplit(None, count)[0] if words else ""
+        path = argument.rsplit(None, count)[0]
         words = words[len(words) - count :]
     parameters = _parse_parameters(words)
     return parameters if isinstance(parameters, SyntaxProblem) else (path, parameters)

@@ -1,0 +1,37 @@
+"""What `logging/warn` writes to standard error."""
+
+import re
+
+import pytest
+
+from qpsmtpd import Plugin
+from qpsmtpd.config import ConfigError
+from qpsmtpd.testing import make_site
+
+
+class Talker(Plugin):
+    def hook_noop(self, transaction):
+        for level in range(8):
+            self.log(level, f"level {level}\nnext line")
+
+
+@pytest.mark.parametrize(
+    ("line", "last"), [("logging/warn", 4), ("logging/warn 4", 4), ("logging/warn 6", 6), ("logging/warn LOGINFO", 6)]
+)
+def test_messages_up_to_the_level_are_written_each_on_one_line(stage, capsys, line, last):
+    client = stage.load(Talker, config={"logging": (line,), "loglevel": ("0",)}).connect()
+    client.send(b"NOOP\r\n")
+    written = [text for text in capsys.readouterr().err.splitlines() if "level" in text]
+    assert [int(text.partition("level ")[2][0]) for text in written] == list(range(last + 1))
+    assert all(re.fullmatch(r"[0-9a-f]{12} \(noop\) Talker: level \d\\x0anext line", text) for text in written)
+    assert stage.log == []
+
+
+def test_two_of_them_both_write(capsys):
+    make_site(config={"logging": ("logging/warn:0 1", "logging/warn:1 2")}).log(1, "twice")
+    assert capsys.readouterr().err.count("twice") == 2
+
+
+def test_a_word_that_is_no_level_is_refused():
+    with pytest.raises(ConfigError, match="logging/warn: 'LOGSOME' is no log level"):
+        make_site(config={"logging": ("logging/warn LOGSOME",)})
