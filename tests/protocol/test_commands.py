@@ -28,7 +28,6 @@ VALUES = st.none() | st.text(
         ("FROM:a@b SIZE=1", "a@b", {"size": "1"}),
         ("FROM:a b@c SIZE=1 X", "a b@c", {"size": "1", "x": None}),
         ("FROM:a", "a", {}),
-        ("FROM:", "", {}),
         ("FROM:<a@b", "<a@b", {}),
     ],
 )
@@ -36,8 +35,8 @@ def test_a_path_is_split_from_its_parameters(argument, path, parameters):
     assert parse_path_argument("FROM:", argument) == (path, parameters)
 
 
-@pytest.mark.parametrize("argument", ["", "FROM", "FROM <a@b>", "TO:<a@b>", "<a@b>"])
-def test_a_command_without_its_keyword_is_refused(argument):
+@pytest.mark.parametrize("argument", ["", "FROM", "FROM <a@b>", "FROM:", "FROM: ", "TO:<a@b>", "<a@b>"])
+def test_a_command_without_its_keyword_or_path_is_refused(argument):
     problem = parse_path_argument("FROM:", argument)
     assert isinstance(problem, SyntaxProblem)
     assert problem.reply.code == 501

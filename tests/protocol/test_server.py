@@ -114,7 +114,7 @@ def parse_dialogue(text):
 
 
 @pytest.mark.parametrize(
-    "path", sorted((Path(__file__).parent.parent / "dialogues").glob("*.txt")), ids=lambda path: path.stem
+    "path", sorted((Path(__file__).parent / "dialogues").glob("*.txt")), ids=lambda path: path.stem
 )
 def test_a_dialogue_is_the_same_line_by_line_whole_and_byte_by_byte(path):
     client, server = parse_dialogue(path.read_text(encoding="utf-8"))
