@@ -485,7 +485,7 @@ class Server:
 
     def _quit(self, argument: str) -> _Script:
         del argument
-        self._quitting = True
+        self._quitting = not self._input  # who sends more behind QUIT is still sending
         yield from self._ask(hooks.Quit)
 
     _SCRIPTS: ClassVar[Mapping[Command, Callable[..., _Script]]] = {

@@ -1,0 +1,124 @@
+r"""The same dialogue gives the same transcript: in memory and on every driver, however it is cut.
+
+A dialogue is a text file. Lines `C: ` go to the server, with CRLF; several in a row are one
+write. `C| ` is sent without CRLF. Lines `S: ` are what the server says. In both, `\r`, `\n`,
+`\\` and `\xNN` stand for octets. Other lines are comments.
+"""
+
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+from qpsmtpd import DECLINED, DENY, DENY_DISCONNECT, OK, Plugin, blocking
+from qpsmtpd.loader import _chains
+from qpsmtpd.testing import Client, make_site
+
+DIALOGUES = sorted((Path(__file__).parent / "dialogues").glob("*.txt"))
+CUTS = ("as written", "octet by octet", "at random")
+_ESCAPE = re.compile(rb"\\(?:x([0-9a-f]{2})|([rn\\]))")
+
+
+class Decides(Plugin):
+    """Decides by the local part, with a hook of every kind."""
+
+    def hook_rcpt(self, transaction, recipient, parameters):
+        return {"bad": (DENY, "no such user", "really not"), "rude": (DENY_DISCONNECT, "out")}.get(recipient.user, OK)
+
+    def hook_queue(self, transaction):
+        return OK, f"queued {transaction.data_size} octets"
+
+
+class Async(Plugin):
+    """An `async def` hook."""
+
+    async def hook_mail(self, transaction, sender, parameters):
+        assert self.transaction is transaction
+        return (DENY, "async says no") if sender.user == "async" else DECLINED
+
+
+class Blocking(Plugin):
+    """A hook in a worker thread."""
+
+    @blocking
+    def hook_mail(self, transaction, sender, parameters):
+        assert self.transaction is transaction
+        return (DENY, "blocking says no") if sender.user == "blocking" else DECLINED
+
+
+def site():
+    made = make_site(config={"databytes": ["100000"], "timeoutsession": ["60"]})
+    made.plugins = [cls(made, cls.__name__) for cls in (Async, Blocking, Decides)]
+    made.chains = _chains(made.plugins)
+    return made
+
+
+def octets(text):
+    def octet(match):
+        return bytes([int(match[1], 16)]) if match[1] else {b"r": b"\r", b"n": b"\n", b"\\": b"\\"}[match[2]]
+
+    return _ESCAPE.sub(octet, text.encode())
+
+
+def parse(path):
+    """The writes of the client, each with what the server says to it; the greeting answers none."""
+    turns, last = [[b"", b""]], "S"
+    for line in path.read_text("utf-8").splitlines():
+        kind, text = line[:3].ljust(3), octets(line[3:])
+        if kind in ("C: ", "C| "):
+            if last == "S":
+                turns.append([b"", b""])
+            turns[-1][0] += text + (b"\r\n" if kind == "C: " else b"")
+            last = "C"
+        elif kind == "S: ":
+            turns[-1][1] += text + b"\r\n"
+            last = "S"
+    return turns
+
+
+def cut(data, how, seed):
+    if how == "as written" or not data:
+        return [data]
+    if how == "octet by octet":
+        return [data[i : i + 1] for i in range(len(data))]
+    chance = random.Random(seed)
+    places = sorted(chance.sample(range(1, len(data)), min(len(data) - 1, 3))) if len(data) > 1 else []
+    return [data[a:b] for a, b in zip([0, *places], [*places, len(data)], strict=True)]
+
+
+@pytest.mark.parametrize("how", CUTS)
+@pytest.mark.parametrize("path", DIALOGUES, ids=lambda path: path.stem)
+def test_a_dialogue_in_memory(path, how):
+    client = Client(site())
+    said = client.replies
+    for data, expected in parse(path):
+        for piece in cut(data, how, path.stem):
+            said += client.send(piece) if piece and not client.closed else b""
+        assert said.decode() == expected.decode()
+        said = b""
+    assert client.closed
+
+
+@pytest.fixture(scope="module", params=["asyncio", "uvloop", "trio", "anyio", "anyio-trio", "blocking"])
+def server(request, running):
+    with running(request.param, site()) as address:
+        yield address
+
+
+@pytest.mark.parametrize("how", CUTS)
+@pytest.mark.parametrize("path", DIALOGUES, ids=lambda path: path.stem)
+def test_a_dialogue_on_a_driver(server, wire, path, how):
+    with wire(server) as client:
+        turns = parse(path)
+        for data, expected in turns[:-1]:
+            for piece in cut(data, how, path.stem):
+                client.send(piece)
+            said = b""
+            while len(said) < len(expected):
+                said += client.reply()
+            assert said.decode() == expected.decode()
+        data, expected = turns[-1]
+        for piece in cut(data, how, path.stem):
+            client.send(piece)
+        assert client.rest().decode() == expected.decode()
