@@ -1,4 +1,8 @@
-"""The anyio driver: a task for each connection, on asyncio or trio under anyio."""
+"""The anyio driver: a task for each connection, on asyncio or trio under anyio.
+
+It waits for plain sockets to be ready. On asyncio, anyio's own streams read on without a bound
+while nobody receives, if the client has sent before the first `receive`.
+"""
 
 import contextlib
 import socket
@@ -26,8 +30,6 @@ from qpsmtpd.transports.sockets import GRACE, LINGER, RECEIVE_SIZE, Address, bin
 
 __all__ = ["Listening", "listen", "serve"]
 
-_GONE = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
-
 
 class Listening:
     """A running server."""
@@ -45,9 +47,11 @@ class Listening:
     async def run(self) -> None:
         """Accept and serve until `stop`."""
         with self._serving:
-            async with anyio.create_task_group() as tasks:
-                for listener in self._sockets:
-                    tasks.start_soon(self._accept, await anyio.abc.SocketListener.from_socket(listener), tasks)
+            async with anyio.create_task_group() as sessions:
+                with self._accepting:
+                    async with anyio.create_task_group() as listeners:
+                        for listener in self._sockets:
+                            listeners.start_soon(self._accept, listener, sessions)
 
     async def stop(self, grace: float = GRACE) -> None:
         """Accept no more; let sessions finish for `grace` seconds, then tell them 421."""
@@ -61,33 +65,41 @@ class Listening:
                 link.shut_down()
         self._serving.cancel()
 
-    async def _accept(self, listener: anyio.abc.SocketListener, tasks: anyio.abc.TaskGroup) -> None:
-        with self._accepting:
-            async with listener:
-                await listener.serve(self._serve, tasks)
+    async def _accept(self, listener: socket.socket, sessions: anyio.abc.TaskGroup) -> None:
+        with listener:
+            while True:
+                await anyio.wait_readable(listener)
+                try:
+                    connection, _ = listener.accept()
+                except BlockingIOError:
+                    continue
+                except OSError as error:  # out of descriptors, or a client that has gone
+                    self._site.log_failure("", "", f"accepting a connection ({error.strerror})")
+                    await anyio.sleep(0.1)
+                    continue
+                connection.setblocking(False)
+                sessions.start_soon(self._serve, connection)
 
-    async def _serve(self, stream: anyio.abc.SocketStream) -> None:
-        link = _Link(self._site, stream)
-        self._links.add(link)
-        try:
-            await link.drive()
-        except Exception:  # noqa: BLE001 - a fault of ours must not take other sessions along
-            self._site.log_failure("", "", "the session")
-        finally:
-            self._links.discard(link)
-            if not self._links:
-                self._idle.set()
-            with anyio.CancelScope(shield=True):
-                await anyio.aclose_forcefully(stream)
+    async def _serve(self, connection: socket.socket) -> None:
+        with connection:
+            link = _Link(self._site, connection)
+            self._links.add(link)
+            try:
+                await link.drive()
+            except Exception:  # noqa: BLE001 - a fault of ours must not take other sessions along
+                self._site.log_failure("", "", "the session")
+            finally:
+                self._links.discard(link)
+                if not self._links:
+                    self._idle.set()
 
 
 class _Link:
     """One connection: the session's effects performed by anyio."""
 
-    def __init__(self, site: Site, stream: anyio.abc.SocketStream) -> None:
-        connection: socket.socket = stream.extra(anyio.abc.SocketAttribute.raw_socket)  # noqa: S610 - not Django's
+    def __init__(self, site: Site, connection: socket.socket) -> None:
         no_delay(connection)
-        self._stream = stream
+        self._socket = connection
         self._session = Session(site, peer_of(connection))
         self._scope: anyio.CancelScope | None = None
         self._stopping = False
@@ -140,8 +152,8 @@ class _Link:
             self._scope = scope
             try:
                 await self._write()
-                return await self._stream.receive(RECEIVE_SIZE) if read else None
-            except (anyio.EndOfStream, *_GONE):  # a client that vanishes is a client that has finished
+                return await self._read() if read else None
+            except OSError:  # a client that vanishes is a client that has finished
                 return b"" if read else None
             finally:
                 self._scope = None
@@ -150,19 +162,28 @@ class _Link:
     def _interruption(self) -> Interruption:
         return SHUTTING_DOWN if self._stopping else TIMED_OUT
 
+    async def _read(self) -> bytes:
+        while True:
+            await anyio.wait_readable(self._socket)
+            with contextlib.suppress(BlockingIOError):
+                return self._socket.recv(RECEIVE_SIZE)
+
     async def _write(self) -> None:
-        data = self._session.data_to_send()
-        if data:
-            await self._stream.send(data)
+        data = memoryview(self._session.data_to_send())
+        while data:
+            try:
+                data = data[self._socket.send(data) :]
+            except BlockingIOError:
+                await anyio.wait_writable(self._socket)
 
     async def _close(self, *, linger: bool) -> None:
-        with anyio.move_on_after(LINGER), contextlib.suppress(anyio.EndOfStream, *_GONE):
+        with anyio.move_on_after(LINGER), contextlib.suppress(OSError):
             await self._write()
             if linger:
-                await self._stream.send_eof()
-                while True:
-                    await self._stream.receive(RECEIVE_SIZE)
-        await anyio.aclose_forcefully(self._stream)
+                self._socket.shutdown(socket.SHUT_WR)
+                while await self._read():
+                    pass
+        self._socket.close()
 
 
 @contextlib.asynccontextmanager

@@ -42,9 +42,11 @@ class Listening:
     async def run(self) -> None:
         """Accept and serve until `stop`."""
         with self._serving:
-            async with trio.open_nursery() as nursery:
-                for listener in self._sockets:
-                    nursery.start_soon(self._accept, listener, nursery)
+            async with trio.open_nursery() as sessions:
+                with self._accepting:
+                    async with trio.open_nursery() as listeners:
+                        for listener in self._sockets:
+                            listeners.start_soon(self._accept, listener, sessions)
 
     async def stop(self, grace: float = GRACE) -> None:
         """Accept no more; let sessions finish for `grace` seconds, then tell them 421."""
@@ -58,8 +60,8 @@ class Listening:
                 link.shut_down()
         self._serving.cancel()
 
-    async def _accept(self, listener: trio.socket.SocketType, nursery: trio.Nursery) -> None:
-        with self._accepting, listener:
+    async def _accept(self, listener: trio.socket.SocketType, sessions: trio.Nursery) -> None:
+        with listener:
             while True:
                 try:
                     connection, _ = await listener.accept()
@@ -67,7 +69,7 @@ class Listening:
                     self._site.log_failure("", "", f"accepting a connection ({error.strerror})")
                     await trio.sleep(0.1)
                     continue
-                nursery.start_soon(self._serve, connection)
+                sessions.start_soon(self._serve, connection)
 
     async def _serve(self, connection: trio.socket.SocketType) -> None:
         with connection:
@@ -124,11 +126,13 @@ class _Link:
                     await trio.sleep(seconds)
                 return outcome if isinstance(outcome, bytes) else b""
             case Await(awaitable=awaitable, timeout=seconds):
-                with trio.fail_after(seconds):
+                with trio.move_on_after(seconds):
                     return await awaitable
+                raise TimeoutError
             case CallBlocking(function=function, timeout=seconds):
-                with trio.fail_after(seconds):
+                with trio.move_on_after(seconds):
                     return await trio.to_thread.run_sync(function, abandon_on_cancel=True)
+                raise TimeoutError
             case Close(linger=linger):
                 await self._close(linger=linger)
                 return None

@@ -1,0 +1,308 @@
+"""What every driver must do: the same cases on each."""
+
+import contextlib
+import errno
+import gc
+import socket
+import struct
+import threading
+from pathlib import Path
+
+import pytest
+
+from qpsmtpd import DECLINED, OK, Pause, Plugin, blocking
+from qpsmtpd.loader import _chains
+from qpsmtpd.site import Site
+from qpsmtpd.testing import make_site
+
+ENVELOPE = (b"EHLO c\r\n", b"MAIL FROM:<a@b>\r\n", b"RCPT TO:<c@d>\r\n", b"DATA\r\n")
+CONTENT = b"Subject: x\r\n\r\nbody\r\n.\r\n"
+
+
+class Accept(Plugin):
+    """Accepts all; keeps what it has queued, and when sessions have ended."""
+
+    def register(self, qp, *args):
+        self.queued = []
+        self.ended = []
+
+    def hook_rcpt(self, transaction, recipient, parameters):
+        return OK
+
+    def hook_queue(self, transaction):
+        self.queued.append(b"".join(transaction.chunks()))
+        return OK, "kept"
+
+    def hook_disconnect(self, transaction):
+        self.ended.append(self.connection.id)
+
+
+@pytest.fixture
+def log():
+    return []
+
+
+@pytest.fixture
+def site(log, tmp_path):
+    """Make a site of plugin classes, with real clocks; `Accept` is asked last."""
+
+    def site(*classes, **config):
+        base = make_site(config={"spool_dir": [str(tmp_path / "spool")], **config})
+        made = Site(base.settings, write=log.append)
+        made.settings._clock = made.clock
+        made.plugins = [cls(made, cls.__name__) for cls in (*classes, Accept)]
+        for plugin in made.plugins:
+            plugin.register(made)
+        made.chains = _chains(made.plugins)
+        made.current_settings()
+        return made
+
+    return site
+
+
+def codes(replies):
+    return [reply[:3].decode() for reply in replies]
+
+
+def open_files():
+    gc.collect()
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+class Raises(Plugin):
+    def hook_data_post(self, transaction):
+        raise RuntimeError("a fault")
+
+
+class RaisesAsync(Plugin):
+    async def hook_data_post(self, transaction):
+        raise RuntimeError("a fault")
+
+
+class RaisesBlocking(Plugin):
+    @blocking
+    def hook_data_post(self, transaction):
+        raise RuntimeError("a fault")
+
+
+class RaisesEffects(Plugin):
+    def hook_data_post(self, transaction):
+        yield Pause(0.01)
+        raise RuntimeError("a fault")
+
+
+@pytest.mark.parametrize("fault", [Raises, RaisesAsync, RaisesBlocking, RaisesEffects])
+def test_a_hook_that_raises_is_451_and_the_session_goes_on(driver, running, wire, site, log, until, fault):
+    made = site(fault)
+    with running(driver, made) as address, wire(address) as client:
+        client.reply()
+        assert codes(client.ask(*ENVELOPE)) == ["250", "250", "250", "354"]
+        assert codes(client.ask(CONTENT)) == ["451"]
+        assert codes(client.ask(b"NOOP\r\n", b"QUIT\r\n")) == ["250", "221"]
+        until(lambda: made.plugins[-1].ended)
+    assert made.plugins[-1].queued == []
+    assert any("RuntimeError: a fault" in line for line in log)
+    assert any("Traceback (most recent call last):" in line for line in log)
+
+
+def test_an_async_hook_that_takes_too_long_is_451(driver, running, wire, site, log):
+    class Slow(Plugin):
+        async def hook_mail(self, transaction, sender, parameters):
+            import anyio
+
+            await anyio.sleep(60)
+
+    with running(driver, site(Slow, timeouthook=["0.05"])) as address, wire(address) as client:
+        client.reply()
+        assert codes(client.ask(b"EHLO c\r\n", b"MAIL FROM:<a@b>\r\n", b"NOOP\r\n")) == ["250", "451", "250"]
+    assert any("TimeoutError" in line for line in log)
+
+
+def test_a_blocking_hook_that_takes_too_long_is_451(driver, running, wire, site, log):
+    if driver == "blocking":
+        pytest.skip("the thread of the session itself runs the hook")
+    release = threading.Event()
+
+    class Slow(Plugin):
+        @blocking
+        def hook_mail(self, transaction, sender, parameters):
+            release.wait(20)
+
+    with running(driver, site(Slow, timeouthook=["0.05"])) as address, wire(address) as client:
+        client.reply()
+        assert codes(client.ask(b"EHLO c\r\n", b"MAIL FROM:<a@b>\r\n")) == ["250", "451"]
+        release.set()
+        assert codes(client.ask(b"NOOP\r\n")) == ["250"]
+    assert any("TimeoutError" in line for line in log)
+
+
+def test_hooks_of_two_sessions_never_see_each_other(driver, running, wire, site):
+    both = threading.Barrier(2, timeout=10)
+
+    class Mixed(Plugin):
+        @blocking
+        def hook_mail(self, transaction, sender, parameters):
+            both.wait()  # now both sessions are in this hook
+            return self._check(sender)
+
+        async def hook_rcpt(self, transaction, recipient, parameters):
+            import anyio
+
+            await anyio.sleep(0.01)
+            return self._check(transaction.sender)
+
+        def _check(self, sender):
+            return DECLINED if self.connection.hello_host == sender.user else (OK, "mixed up")
+
+    made = site(Mixed)
+    results = []
+
+    def talk(address, name):
+        with wire(address) as client:
+            client.reply()
+            results.append(
+                client.ask(b"EHLO %s\r\n" % name, b"MAIL FROM:<%s@b>\r\n" % name, b"RCPT TO:<c@d>\r\n", *ENVELOPE[3:])
+            )
+
+    with running(driver, made) as address:
+        threads = [threading.Thread(target=talk, args=(address, name)) for name in (b"one", b"two")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+    assert [codes(replies) for replies in results] == [["250", "250", "250", "354"]] * 2
+
+
+def test_a_silent_client_is_told_421(driver, running, wire, site):
+    with running(driver, site(timeout=["0.05"])) as address, wire(address) as client:
+        assert client.rest().split(b"\r\n")[1] == b"421 4.4.2 Timeout, closing the connection"
+
+
+def test_content_has_a_time_of_its_own(driver, running, wire, site):
+    with running(driver, site(timeoutdata=["0.05"])) as address, wire(address) as client:
+        client.reply()
+        client.ask(*ENVELOPE)
+        assert client.rest() == b"421 4.4.2 Timeout, closing the connection\r\n"
+
+
+def test_a_session_as_a_whole_is_limited(driver, running, wire, site):
+    with running(driver, site(timeoutsession=["0.05"])) as address, wire(address) as client:
+        assert client.rest().split(b"\r\n")[1].startswith(b"421 4.4.2 This session has lasted too long")
+
+
+def test_connections_are_capped_for_each_address_and_in_total(driver, running, wire, site):
+    with running(driver, site(max_per_ip=["2"])) as address, wire(address) as one, wire(address) as two:
+        assert codes([one.reply(), two.reply()]) == ["220", "220"]
+        with wire(address) as three:
+            assert three.rest() == b"421 Too many connections from your address, please try again later\r\n"
+    with running(driver, site(max_connections=["1"])) as address, wire(address) as one:
+        one.reply()
+        with wire(address) as two:
+            assert two.rest() == b"421 Too many connections, please try again later\r\n"
+
+
+@pytest.mark.parametrize("how", ["fin", "reset"])
+@pytest.mark.parametrize("stage", range(7))
+def test_a_client_that_vanishes_leaves_nothing(driver, running, wire, site, until, tmp_path, stage, how):
+    entered, release = threading.Event(), threading.Event()
+
+    class Wait(Plugin):
+        @blocking
+        def hook_data_post(self, transaction):
+            entered.set()
+            release.wait(20)
+
+    made = site(Wait, size_threshold=["0"])
+    kept = made.plugins[-1]
+    threads = threading.active_count()
+    with running(driver, made) as address:
+        before = open_files()
+        with wire(address) as client:
+            client.reply()
+            for line in (*ENVELOPE, CONTENT[:-5], CONTENT[-5:])[:stage]:
+                client.send(line)
+            if stage == 6:
+                assert entered.wait(20)  # between the final dot and the reply
+            if how == "reset":
+                client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        release.set()
+        until(lambda: made.census.total == 0)
+        until(lambda: len(kept.ended) == 1)
+        until(lambda: open_files() <= before + 1)  # an event loop's worker thread may have woken it
+    assert not (tmp_path / "spool").exists() or not list((tmp_path / "spool").iterdir())
+    assert kept.queued in ([], [kept.queued[0]] if kept.queued else [])
+    if stage < 6:
+        assert not kept.queued
+    until(lambda: threading.active_count() <= threads)
+
+
+def test_a_client_that_never_reads_is_bounded_and_timed_out(driver, running, wire, site, until):
+    made = site(timeout=["0.6"])
+    with running(driver, made) as address, wire(address) as client:
+        client.socket.settimeout(0.3)  # longer than any pause of a server that still reads
+        sent = 0
+        with pytest.raises(TimeoutError):
+            while sent < 100_000_000:
+                sent += client.socket.send(b"HELP\r\n" * 10_000)
+        until(lambda: made.census.total == 0)
+
+
+def test_a_large_message_arrives_byte_for_byte(driver, running, wire, site):
+    body = b"".join(b"%s%d \xff\x00 line\r\n" % (b"." * (i % 4), i) for i in range(200_000))
+    made = site(size_threshold=["100000"])
+    with running(driver, made) as address, wire(address) as client:
+        client.reply()
+        client.ask(*ENVELOPE)
+        content = b"Subject: large\r\n\r\n" + body
+        client.send(content.replace(b"\r\n.", b"\r\n..") + b".\r\n")
+        assert client.reply() == b"250 2.0.0 kept\r\n"
+    (kept,) = made.plugins[-1].queued
+    assert kept.partition(b"Subject: large")[2] == content.partition(b"Subject: large")[2]
+
+
+def test_a_client_that_is_refused_while_it_sends_reads_the_last_reply(driver, running, wire, site):
+    with running(driver, site()) as address, wire(address) as client:
+        client.reply()
+        client.ask(*ENVELOPE)
+        client.send(b"x\r\n.\n" + b"y" * 500_000)  # refused at once, and most of it still to come
+        assert client.rest().startswith(b"421 4.5.2 ")
+
+
+def test_a_server_that_stops_lets_sessions_finish_and_tells_the_others(driver, running, wire, site):
+    made = site()
+    with contextlib.ExitStack() as clients:
+        with running(driver, made, grace=1.0) as address:
+            idle, busy = clients.enter_context(wire(address)), clients.enter_context(wire(address))
+            idle.reply()
+            busy.reply()
+            busy.ask(*ENVELOPE)
+            closer = threading.Thread(target=lambda: (busy.ask(CONTENT), busy.ask(b"QUIT\r\n")))
+            threading.Timer(0.2, closer.start).start()
+        assert idle.rest() == b"421 4.3.2 Service shutting down, closing the connection\r\n"
+        closer.join(10)
+        assert len(made.plugins[-1].queued) == 1
+        with pytest.raises(OSError):
+            socket.create_connection(address, timeout=1)
+    assert made.census.total == 0
+
+
+def test_a_server_leaves_no_file_and_no_thread(driver, running, wire, site, until):
+    made = site()
+    with running(driver, made) as address, wire(address) as client:  # what is made once in a process
+        client.reply()
+    files, threads = open_files(), threading.active_count()
+    with running(driver, made) as address, wire(address) as client:
+        client.reply()
+        client.ask(*ENVELOPE)
+    until(lambda: (open_files(), threading.active_count()) == (files, threads))
+
+
+def test_an_address_in_use_is_an_error_that_names_it(driver, running, site):
+    from qpsmtpd.transports.sockets import bind
+
+    with (
+        running(driver, site()) as (host, port),
+        pytest.raises(OSError, match=f"cannot listen on {host}:{port}: ") as e,
+    ):
+        bind([(host, port)])
+    assert e.value.errno == errno.EADDRINUSE

@@ -1,0 +1,92 @@
+"""`serve` in the loop of another program: it is cancelled like anything else, and starts no thread."""
+
+import asyncio
+import socket
+import threading
+
+import anyio
+import pytest
+import trio
+
+from qpsmtpd.testing import make_site
+from qpsmtpd.transports import anyio as over_anyio
+from qpsmtpd.transports import asyncio as over_asyncio
+from qpsmtpd.transports import trio as over_trio
+
+SITE = ("relay", "rcpt_ok", "queue/discard")
+
+
+def greeting(address):
+    with socket.create_connection(address, timeout=10) as client:
+        return client.recv(100)
+
+
+@pytest.fixture
+def threads():
+    before = threading.active_count()
+    yield lambda: threading.active_count() - before
+    assert threading.active_count() == before
+
+
+def test_asyncio(threads):
+    async def main():
+        started = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(
+            over_asyncio.serve(make_site(*SITE), [("127.0.0.1", 0)], grace=0, started=started.set_result)
+        )
+        server = await started
+        assert threads() == 0
+        reader, writer = await asyncio.open_connection(*server.addresses[0])
+        assert (await reader.readline())[:4] == b"220 "
+        assert threads() == 0
+        writer.close()
+        await writer.wait_closed()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        with pytest.raises(OSError):
+            await asyncio.open_connection(*server.addresses[0])
+
+    asyncio.run(main())
+
+
+def test_trio(threads):
+    async def main():
+        found = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(
+                lambda: over_trio.serve(make_site(*SITE), [("127.0.0.1", 0)], grace=0, started=found.append)
+            )
+            with trio.fail_after(10):
+                while not found:
+                    await trio.lowlevel.checkpoint()
+            async with await trio.open_tcp_stream(*found[0].addresses[0]) as stream:
+                assert (await stream.receive_some(100))[:4] == b"220 "
+            assert threads() == 0
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_anyio(threads, backend):
+    async def main():
+        async with over_anyio.listen(make_site(*SITE), [("127.0.0.1", 0), ("127.0.0.1", 0)], grace=0) as server:
+            assert len({port for _, port in server.addresses}) == 2
+            for address in server.addresses:
+                stream = await anyio.connect_tcp(*address)
+                async with stream:
+                    assert (await stream.receive())[:4] == b"220 "
+            assert threads() == 0
+
+    anyio.run(main, backend=backend)
+
+
+def test_a_socket_that_listens_already_is_taken_as_it_is():
+    async def main():
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            async with over_asyncio.listen(make_site(*SITE), [listener.dup()], grace=0) as server:
+                assert server.addresses == [listener.getsockname()]
+                assert (await asyncio.to_thread(greeting, server.addresses[0]))[:4] == b"220 "
+
+    asyncio.run(main())
