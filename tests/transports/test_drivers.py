@@ -69,6 +69,11 @@ def open_files():
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+def threads_alive():
+    """Threads, less those that trio keeps for a while in case it needs them again."""
+    return sum(not thread.name.startswith("Trio") for thread in threading.enumerate())
+
+
 class Raises(Plugin):
     def hook_data_post(self, transaction):
         raise RuntimeError("a fault")
@@ -214,7 +219,7 @@ def test_a_client_that_vanishes_leaves_nothing(driver, running, wire, site, unti
 
     made = site(Wait, size_threshold=["0"])
     kept = made.plugins[-1]
-    threads = threading.active_count()
+    threads = threads_alive()
     with running(driver, made) as address:
         before = open_files()
         with wire(address) as client:
@@ -233,7 +238,7 @@ def test_a_client_that_vanishes_leaves_nothing(driver, running, wire, site, unti
     assert kept.queued in ([], [kept.queued[0]] if kept.queued else [])
     if stage < 6:
         assert not kept.queued
-    until(lambda: threading.active_count() <= threads)
+    until(lambda: threads_alive() <= threads)
 
 
 def test_a_client_that_never_reads_is_bounded_and_timed_out(driver, running, wire, site, until):
@@ -241,9 +246,10 @@ def test_a_client_that_never_reads_is_bounded_and_timed_out(driver, running, wir
     with running(driver, made) as address, wire(address) as client:
         client.socket.settimeout(0.3)  # longer than any pause of a server that still reads
         sent = 0
-        with pytest.raises(TimeoutError):
+        with contextlib.suppress(TimeoutError):
             while sent < 100_000_000:
                 sent += client.socket.send(b"HELP\r\n" * 10_000)
+        assert sent < 100_000_000
         until(lambda: made.census.total == 0)
 
 

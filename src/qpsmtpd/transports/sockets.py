@@ -1,6 +1,7 @@
 """What all drivers share: listening sockets, and who is at both ends of one."""
 
 import contextlib
+import os
 import socket
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
@@ -58,7 +59,8 @@ def bind(addresses: Iterable[Address | socket.socket]) -> list[socket.socket]:
                     on_error.callback(listener.close)
                     opened.append(listener)
             except OSError as error:
-                raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+                why = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+                raise OSError(error.errno, f"cannot listen on {host}:{port}: {why}") from error
         on_error.pop_all()
     for listener in opened:
         listener.setblocking(False)

@@ -1,0 +1,166 @@
+import subprocess
+import sys
+
+import pytest
+
+import qpsmtpd
+from qpsmtpd.cli import main
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A current directory of our own, without a configuration."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("QPSMTPD_CONFIG", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def run(place, capsys):
+    def run(*arguments):
+        try:
+            status = main(arguments)
+        except SystemExit as stop:
+            status = stop.code
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+def test_python_dash_m_is_the_same_program():
+    done = subprocess.run([sys.executable, "-m", "qpsmtpd", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"qpsmtpd {qpsmtpd.__version__}\n"
+
+
+def test_the_written_configuration_passes_the_check(run, place):
+    status, out, _ = run("init", "config")
+    assert status == 0
+    assert "Now put your domains into config/rcpthosts" in out
+    status, out, err = run("check")
+    assert (status, err) == (0, "")
+    assert out == "7 plugins loaded from config; no fault found\n"
+
+
+def test_init_writes_into_no_directory_that_has_something_in_it(run, place):
+    (place / "config").mkdir()
+    (place / "config" / "mine").write_text("x")
+    assert run("init", "config") == (1, "", "qpsmtpd: config exists and is not empty; choose another directory\n")
+    assert [path.name for path in (place / "config").iterdir()] == ["mine"]
+
+
+def test_without_a_configuration_the_built_in_one_is_checked(run):
+    status, out, _ = run("check")
+    assert status == 0
+    assert out == "3 plugins loaded from the built-in settings; no fault found\n"
+
+
+def test_a_list_without_a_decision_is_warned_of(run, place):
+    (place / "config").mkdir()
+    (place / "config" / "plugins").write_text("relay\n")
+    status, out, _ = run("check")
+    assert status == 0
+    assert "warning: no plugin serves the hook rcpt, so every recipient is refused for now\n" in out
+    assert "warning: no plugin serves the hook queue, so no message is accepted\n" in out
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            {"plugins": "relay\nrcptok\n"},
+            "config/plugins:2: rcptok: there is no plugin 'rcptok'; did you mean rcpt_ok?",
+        ),
+        ({"plugins": "count_unrecognized_commands x"}, "config/plugins:1: count_unrecognized_commands: "),
+        ({"plugins": "rcpt_ok more"}, "config/plugins:1: rcpt_ok: "),
+        ({"loglevel": "LOUD"}, "config/loglevel:1: 'LOUD' is no log level"),
+        ({"timeout": "\nsoon"}, "config/timeout:2: 'soon' is no number of 0 or more"),
+        ({"me": "$include me"}, "config/me:1: me includes itself; remove this $include"),
+        ({"plugins": "mine", "../plugins/mine.py": "def hook_rctp(self, t): ..."}, "did you mean hook_rcpt?"),
+    ],
+)
+def test_a_mistake_is_one_line_with_file_and_line(run, place, files, message):
+    (place / "config").mkdir()
+    for name, text in files.items():
+        path = place / "config" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    status, out, err = run("check")
+    assert (status, out) == (1, "")
+    assert err.startswith("qpsmtpd: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_config_directory_that_is_none_is_refused(run):
+    expected = "qpsmtpd: nowhere: there is no such config directory; `qpsmtpd init nowhere` writes one\n"
+    assert run("check", "--config", "nowhere") == (1, "", expected)
+
+
+def test_the_environment_names_the_config_directory(run, place, monkeypatch):
+    (place / "elsewhere").mkdir()
+    monkeypatch.setenv("QPSMTPD_CONFIG", "elsewhere")
+    assert "0 plugins loaded from elsewhere" in run("check")[1]
+
+
+@pytest.mark.parametrize(
+    ("listen", "message"),
+    [
+        ("2525", "'2525' is not HOST:PORT; an IPv6 address goes in brackets"),
+        ("::1:25", "is not HOST:PORT"),
+        ("host:99999", "is not HOST:PORT"),
+        ("lmtp=host:24", "there is no role 'lmtp'; known is mx"),
+    ],
+)
+def test_an_address_that_is_none_is_refused(run, listen, message):
+    status, _, err = run("run", "--listen", listen)
+    assert status == 2
+    assert message in err
+
+
+def test_a_backend_that_is_not_installed_says_what_to_install(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    status, _, err = run("check", "--backend", "uvloop")
+    assert status == 1
+    assert "the uvloop backend needs uvloop, which is not installed; run `pip install qpsmtpd[uvloop]`" in err
+
+
+def test_async_hooks_under_the_blocking_backend_need_anyio(run, place, monkeypatch):
+    (place / "config").mkdir()
+    (place / "plugins").mkdir()
+    (place / "config" / "plugins").write_text("mine")
+    (place / "plugins" / "mine.py").write_text("async def hook_rcpt(self, t): ...")
+    monkeypatch.setitem(sys.modules, "anyio", None)
+    status, _, err = run("check", "--backend", "blocking")
+    assert status == 1
+    assert "run `pip install qpsmtpd[anyio]`" in err
+    assert run("check")[0] == 0
+
+
+def test_plugins_are_listed_with_those_in_use_marked(run):
+    status, out, _ = run("plugins", "list")
+    assert status == 0
+    lines = {line[2:34].strip(): line for line in out.splitlines() if line}
+    assert lines["rcpt_ok"].startswith("* rcpt_ok")
+    assert lines["queue/discard"].startswith("  queue/discard")
+    assert all(len(line) > 40 for name, line in lines.items() if name != "in use")
+
+
+def test_the_order_of_each_hook_is_shown_with_files(run, place):
+    (place / "config").mkdir()
+    (place / "config" / "plugins").write_text("badrcptto\nrcpt_ok\n")
+    _, out, _ = run("plugins", "order")
+    first, second = out.splitlines()
+    assert first.split()[:3] == ["rcpt", "1.", "badrcptto"]
+    assert first.endswith("/plugins/badrcptto.py")
+    assert second.split()[:2] == ["2.", "rcpt_ok"]
+
+
+def test_a_plugins_documentation_is_shown(run):
+    status, out, _ = run("plugins", "help", "queue/maildir")
+    assert status == 0
+    assert out.startswith("queue/maildir\n\n")
+    assert "PERMS" in out
+    status, _, err = run("plugins", "help", "maildirr")
+    assert status == 1
+    assert "there is no plugin 'maildirr'" in err
