@@ -53,14 +53,12 @@ class Header:
 
     def __init__(self, raw: bytes = b"") -> None:
         self._raw = raw
-        self._fields: list[Field] | None = None
+        self._split: list[bytes] | None = None  # the fields, once one of them has been asked for
 
     @property
     def fields(self) -> list[Field]:
-        """The fields, top to bottom."""
-        if self._fields is None:
-            self._fields = [Field(m[0]) for m in _FIELD.finditer(self._raw) if m[0]]
-        return self._fields
+        """The fields, top to bottom; a copy."""
+        return [Field(raw) for raw in self._fields()]
 
     def get(self, name: str, default: str = "") -> str:
         """The body of the first field of this name, or `default`."""
@@ -68,8 +66,8 @@ class Header:
 
     def get_all(self, name: str) -> list[str]:
         """The bodies of all fields of this name, top to bottom."""
-        wanted = name.lower()
-        return [field.value for field in self.fields if field.name.lower() == wanted]
+        fields = self._fields()
+        return [Field(fields[index]).value for index in self._places(name)]
 
     def add(self, name: str, value: str, index: int | None = None) -> None:
         r"""Add a field before the one at `index` (0: on top), or at the end.
@@ -77,44 +75,58 @@ class Header:
         A line feed in `value` folds the field. Raises ValueError for a bad name.
         """
         field = _make_field(name, value)
-        self.fields.insert(len(self.fields) if index is None else index, field)
+        fields = self._fields()
+        fields.insert(len(fields) if index is None else index, field)
 
     def prepend(self, raw: bytes) -> None:
         """Put fields on top that are encoded already, each with its CRLF, without parsing."""
-        if self._fields is None:
+        if self._split is None:
             self._raw = raw + self._raw
         else:
-            self._fields[:0] = Header(raw).fields
+            self._split[:0] = _FIELD.findall(raw)[:-1]
 
     def delete(self, name: str) -> int:
         """Remove all fields of this name; give their number."""
-        wanted = name.lower()
-        kept = [field for field in self.fields if field.name.lower() != wanted]
-        removed = len(self.fields) - len(kept)
-        self._fields = kept
-        return removed
+        places = self._places(name)
+        fields = self._fields()
+        for index in reversed(places):
+            del fields[index]
+        return len(places)
 
     def replace(self, name: str, value: str) -> None:
         """Put a new body into the first field of this name and remove the others, or add one."""
-        wanted = name.lower()
-        first = next((i for i, field in enumerate(self.fields) if field.name.lower() == wanted), None)
+        first = next(iter(self._places(name)), None)
         self.delete(name)
         self.add(name, value, first)
 
     def __bytes__(self) -> bytes:
-        return self._raw if self._fields is None else b"".join(field.raw for field in self._fields)
+        return self._raw if self._split is None else b"".join(self._split)
 
     def __len__(self) -> int:
-        return len(self.fields)
+        return len(self._fields())
+
+    def _fields(self) -> list[bytes]:
+        if self._split is None:
+            self._split = _FIELD.findall(self._raw)[:-1]  # the last match is the empty one at the end
+        return self._split
+
+    def _places(self, name: str) -> list[int]:
+        wanted = name.lower().encode()
+        length = len(wanted)
+        return [
+            index
+            for index, raw in enumerate(self._fields())
+            if raw[:length].lower() == wanted and raw[length:].lstrip(b" \t").startswith(b":")
+        ]
 
 
-def _make_field(name: str, value: str) -> Field:
+def _make_field(name: str, value: str) -> bytes:
     if not _FIELD_NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no header field name")
     lines = [" ".join(line.split("\r")).strip() for line in value.replace("\r\n", "\n").split("\n")]
     folded = "\r\n\t".join(line for line in lines if line)
     clean = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "?", folded)
-    return Field(f"{name}: {clean}\r\n".encode("utf-8", "surrogateescape"))
+    return f"{name}: {clean}\r\n".encode("utf-8", "surrogateescape")
 
 
 class Message:
