@@ -142,7 +142,8 @@ class Plugin:
 
     def log(self, level: int, message: str) -> None:
         """Write to the log. By custom a decision reads `pass, why`, `skip, why` or `fail, why`."""
-        self.qp.log(level, message, plugin=self._name)
+        if self.qp.logs(level):
+            self.qp.log(level, message, plugin=self._name)
 
     def temp_file(self) -> Path:
         """The name of a file that does not exist yet; removed at the end of the transaction."""
@@ -173,10 +174,11 @@ class Plugin:
 
     def is_immune(self) -> bool:
         """Whether checks should be skipped: relay clients, and whom a plugin has whitelisted."""
-        if self.connection.relay_client:
+        session = self.qp.session
+        if session.connection.relay_client:
             self.log(LOGINFO, "skip, relay client")
             return True
-        if self.connection.notes.get("whitelisthost") or self.transaction.notes.get("whitelistsender"):
+        if session.connection.notes.get("whitelisthost") or session.transaction.notes.get("whitelistsender"):
             self.log(LOGINFO, "skip, whitelisted")
             return True
         return False

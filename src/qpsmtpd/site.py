@@ -198,8 +198,6 @@ class Site:
 
     def log(self, level: int, text: str, *, hook: str | None = None, plugin: str = "") -> None:
         """Write to the log: by the logging plugins, or to standard error where there is none."""
-        if not self.logs(level):
-            return
         session = current_session.get()
         if hook is None:
             hook = session.hook_name if session is not None else ""

@@ -38,9 +38,9 @@ class RcptOk(Plugin):
                 self.log(LOGINFO, f"pass, {recipient.address} without a domain")
                 return OK
         else:
-            names = _covering(recipient.domain.lower())
+            domain = recipient.domain.lower()
             for setting, listed in self._lists.items():
-                if not listed().isdisjoint(names):
+                if _covers(listed(), domain):
                     self.log(LOGINFO, f"pass, {recipient.domain} in {setting}")
                     return OK
         self.log(LOGINFO, f"fail, {recipient.domain or recipient.address} not in rcpthosts")
@@ -51,6 +51,9 @@ def _names(values: tuple[str, ...]) -> frozenset[str]:
     return frozenset(word.lower() for value in values for word in value.split()[:1])
 
 
-def _covering(domain: str) -> list[str]:
-    """Every entry that stands for a domain: itself, and its parents with a leading dot."""
-    return [domain, *(domain[i:] for i, character in enumerate(domain) if character == ".")]
+def _covers(names: frozenset[str], domain: str) -> bool:
+    """Whether one of the names stands for a domain: itself, or a parent with a leading dot."""
+    dot = 0 if domain in names else domain.find(".")
+    while dot > 0 and domain[dot:] not in names:
+        dot = domain.find(".", dot + 1)
+    return dot >= 0
