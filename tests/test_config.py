@@ -128,7 +128,7 @@ def test_a_file_that_has_gone_bad_leaves_the_old_values_and_is_reported_once(tmp
 def test_a_number_that_is_none_is_refused_with_its_place(config, write, tmp_path, text):
     write("timeout", f"\n{text or 'x y'}\n")
     with pytest.raises(ConfigError, match=r"timeout:2: .* is no number of 0 or more"):
-        config.number("timeout")
+        config.number("timeout", config.value("timeout"))
 
 
 def test_overrides_stand_before_the_files(tmp_path, write):

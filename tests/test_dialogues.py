@@ -1,23 +1,19 @@
-r"""The same dialogue gives the same transcript: in memory and on every driver, however it is cut.
+"""The same dialogue gives the same transcript: in memory and on every driver, however it is cut.
 
-A dialogue is a text file. Lines `C: ` go to the server, with CRLF; several in a row are one
-write. `C| ` is sent without CRLF. Lines `S: ` are what the server says. In both, `\r`, `\n`,
-`\\` and `\xNN` stand for octets. Other lines are comments.
+A dialogue is a text file in the form that `qpsmtpd.testing.dialogue` describes.
 """
 
 import random
-import re
 from pathlib import Path
 
 import pytest
 
 from qpsmtpd import DECLINED, DENY, DENY_DISCONNECT, OK, Plugin, blocking
-from qpsmtpd.loader import _chains
 from qpsmtpd.testing import Client, make_site
+from qpsmtpd.testing.dialogue import parse
 
 DIALOGUES = sorted((Path(__file__).parent / "dialogues").glob("*.txt"))
 CUTS = ("as written", "octet by octet", "at random")
-_ESCAPE = re.compile(rb"\\(?:x([0-9a-f]{2})|([rn\\]))")
 
 
 class Decides(Plugin):
@@ -48,33 +44,11 @@ class Blocking(Plugin):
 
 
 def site():
-    made = make_site(config={"databytes": ["100000"], "timeoutsession": ["60"]})
-    made.plugins = [cls(made, cls.__name__) for cls in (Async, Blocking, Decides)]
-    made.chains = _chains(made.plugins)
-    return made
+    return make_site(Async, Blocking, Decides, config={"databytes": ["100000"], "timeoutsession": ["60"]})
 
 
-def octets(text):
-    def octet(match):
-        return bytes([int(match[1], 16)]) if match[1] else {b"r": b"\r", b"n": b"\n", b"\\": b"\\"}[match[2]]
-
-    return _ESCAPE.sub(octet, text.encode())
-
-
-def parse(path):
-    """The writes of the client, each with what the server says to it; the greeting answers none."""
-    turns, last = [[b"", b""]], "S"
-    for line in path.read_text("utf-8").splitlines():
-        kind, text = line[:3].ljust(3), octets(line[3:])
-        if kind in ("C: ", "C| "):
-            if last == "S":
-                turns.append([b"", b""])
-            turns[-1][0] += text + (b"\r\n" if kind == "C: " else b"")
-            last = "C"
-        elif kind == "S: ":
-            turns[-1][1] += text + b"\r\n"
-            last = "S"
-    return turns
+def turns(path):
+    return [(turn.sent, turn.said) for turn in parse(path.read_text("utf-8"))]
 
 
 def cut(data, how, seed):
@@ -92,7 +66,7 @@ def cut(data, how, seed):
 def test_a_dialogue_in_memory(path, how):
     client = Client(site())
     said = client.replies
-    for data, expected in parse(path):
+    for data, expected in turns(path):
         for piece in cut(data, how, path.stem):
             said += client.send(piece) if piece and not client.closed else b""
         assert said.decode() == expected.decode()
@@ -110,15 +84,15 @@ def server(request, running):
 @pytest.mark.parametrize("path", DIALOGUES, ids=lambda path: path.stem)
 def test_a_dialogue_on_a_driver(server, wire, path, how):
     with wire(server) as client:
-        turns = parse(path)
-        for data, expected in turns[:-1]:
+        *first, last = turns(path)
+        for data, expected in first:
             for piece in cut(data, how, path.stem):
                 client.send(piece)
             said = b""
             while len(said) < len(expected):
                 said += client.reply()
             assert said.decode() == expected.decode()
-        data, expected = turns[-1]
+        data, expected = last
         for piece in cut(data, how, path.stem):
             client.send(piece)
         assert client.rest().decode() == expected.decode()

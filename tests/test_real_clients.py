@@ -57,7 +57,8 @@ def run(*command, stdin=b""):
 
 
 def check(content):
-    assert content.startswith(b"Return-Path: <me@example.org>\nDelivered-To: you@example.org\nReceived: from ")
+    assert content.startswith(b"Return-Path: <me@example.org>\nDelivered-To: you@example.org\nAuthentication-Results: ")
+    assert b"\nReceived: from " in content
     assert b"\nSubject: a real mail\n" in content
     assert content.endswith(b"\n\n" + BODY)
 

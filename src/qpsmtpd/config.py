@@ -97,9 +97,8 @@ class Config:
         values = self.values(name)
         return values[0] if values else default
 
-    def number(self, name: str) -> float:
-        """The first value as a number of 0 or more. Raises ConfigError if it is none."""
-        text = self.value(name)
+    def number(self, name: str, text: str) -> float:
+        """`text`, a value of this setting, as a number of 0 or more. Raises ConfigError if it is none."""
         try:
             number = float(text)
         except ValueError:
@@ -114,12 +113,11 @@ class Config:
         return lines[0].where if lines else f"setting {name!r}"
 
     @property
-    def hostname(self) -> str:
-        """The name of this host: `me`, else what the system said when it was first asked."""
-        named = self.value("me")
-        if not named and self._system_name is None:
+    def system_name(self) -> str:
+        """What the system said the name of this host is when it was first asked."""
+        if self._system_name is None:
             self._system_name = socket.getfqdn()  # may look up a name, so once and at the start
-        return named or self._system_name or ""
+        return self._system_name
 
     def _current(self, name: str) -> _Cached:
         cached = self._cache.get(name)

@@ -161,7 +161,7 @@ def _handling_signals(stop: threading.Event) -> Generator[None, None, None]:
 
 
 def _grace(site: Site) -> float:
-    return site.settings.number("timeoutshutdown")
+    return site.number("timeoutshutdown")
 
 
 def _stopping(site: Site) -> None:

@@ -14,15 +14,16 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import FunctionType, ModuleType
 
 from qpsmtpd.config import Config, ConfigError, Line
-from qpsmtpd.plugin import Plugin, check_signature, hook_method
+from qpsmtpd.plugin import Plugin, check_signature, hook_method, where
 from qpsmtpd.protocol import hooks
 from qpsmtpd.site import Entry, Kind, Site
 
-__all__ = ["ALIASES", "BUNDLED", "bundled_names", "find_plugin", "load"]
+__all__ = ["ALIASES", "BUNDLED", "add", "add_line", "bundled_names", "find_plugin", "load"]
 
 BUNDLED = Path(__file__).parent / "plugins"
 """The plugins that come with this package."""
@@ -35,7 +36,7 @@ ALIASES: Mapping[str, str] = {
 """Old names, still good in `config/plugins`."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.\-]*)*")
-_PLAIN_ONLY = frozenset({"config", "logging"})  # asked in the middle of plain functions
+_PLAIN_ONLY = frozenset({"config", "user_config", "logging", "post-fork"})  # asked in the middle of plain functions
 _METHODS: Mapping[str, str] = {hook_method(name): name for name in hooks.HOOKS}
 
 
@@ -46,9 +47,49 @@ def load(site: Site) -> None:
     """
     site.current_settings()
     for setting in ("logging", "plugins"):
-        for line in _lines(site.settings, setting):
-            site.plugins.append(_load_line(site, line))
-            site.chains = _chains(site.plugins)
+        for line in _lines(site, setting):
+            add_line(site, line)
+
+
+def add_line(site: Site, line: Line) -> None:
+    """Load the plugin that a line of `config/plugins` names, behind the others. Raises ConfigError."""
+    name, *args = line.text.split()
+    try:
+        add(site, find_plugin(site.settings, name), *args, name=name)
+    except (ConfigError, ValueError) as error:
+        raise ConfigError(f"{line.where}: {name}: {error}") from error
+    except Exception as error:
+        raise ConfigError(f"{line.where}: {name}: {type(error).__name__}: {error}{_place(error)}") from error
+
+
+def add(site: Site, plugin_class: type[Plugin], *args: str, name: str = "") -> None:
+    """Load a plugin by its class, behind the others; `name` is what a line would call it.
+
+    Raises ConfigError and ValueError for what is wrong with it or its arguments, and what
+    its `init` and `register` raise.
+    """
+    site.find_plugin = partial(find_plugin, site.settings)
+    plugin = _checked(plugin_class)(site, (name or plugin_class.__name__).replace("/", "::"))
+    args = plugin.take_shared_arguments(args)
+    _set_up(plugin.init, site, args)
+    if args and all(getattr(type(plugin), step) is getattr(Plugin, step) for step in ("init", "register")):
+        raise ConfigError(f"this plugin takes no arguments, but it is given {' '.join(args)}")
+    _set_up(plugin.register, site, args)
+    site.chains = _chains([*site.plugins, plugin])
+    site.plugins.append(plugin)
+
+
+def _set_up(step: Callable[..., object], site: Site, args: tuple[str, ...]) -> None:
+    """Call `init` or `register`. Raises ConfigError if it does not take that many words."""
+    try:
+        inspect.signature(step).bind(site, *args)
+    except TypeError as error:
+        words = " ".join(
+            f"[{p.name}]" if p.default is not p.empty else p.name.upper()
+            for p in list(inspect.signature(step).parameters.values())[1:]
+        )
+        raise ConfigError(f"{error}; its arguments are: {words or 'none'}") from None
+    step(site, *args)
 
 
 def bundled_names() -> list[str]:
@@ -81,40 +122,13 @@ def find_plugin(config: Config, name: str) -> type[Plugin]:
     raise ConfigError(f"there is no plugin {base!r}{hint}")
 
 
-def _lines(config: Config, setting: str) -> Iterator[Line]:
+def _lines(site: Site, setting: str) -> Iterator[Line]:
+    config = site.settings
     lines = config.lines(setting)
     if not lines:
         place = config.directory / setting if config.directory else Path(f"(built-in {setting})")
         lines = tuple(Line(text, place, number) for number, text in enumerate(config.values(setting), 1))
     yield from lines
-
-
-def _load_line(site: Site, line: Line) -> Plugin:
-    name, *args = line.text.split()
-    try:
-        plugin = find_plugin(site.settings, name)(site, name.replace("/", "::"))
-        if args and type(plugin).init is Plugin.init and type(plugin).register is Plugin.register:
-            raise ConfigError(f"this plugin takes no arguments, but it is given {' '.join(args)}")  # noqa: TRY301
-        for step in (plugin.init, plugin.register):
-            _check_arguments(step, (site, *args))
-            step(site, *args)
-        _chains([plugin])  # shows a bad signature here, where the line is known
-    except (ConfigError, ValueError) as error:
-        raise ConfigError(f"{line.where}: {name}: {error}") from error
-    except Exception as error:
-        raise ConfigError(f"{line.where}: {name}: {type(error).__name__}: {error}{_place(error)}") from error
-    return plugin
-
-
-def _check_arguments(step: Callable[..., object], args: tuple[object, ...]) -> None:
-    try:
-        inspect.signature(step).bind(*args)
-    except TypeError as error:
-        words = " ".join(
-            f"[{p.name}]" if p.default is not p.empty else p.name.upper()
-            for p in list(inspect.signature(step).parameters.values())[1:]
-        )
-        raise ConfigError(f"{error}; its arguments are: {words or 'none'}") from None
 
 
 def _place(error: BaseException) -> str:
@@ -186,15 +200,17 @@ def _plugin_class(module: object, name: str) -> type[Plugin]:
 
 
 def _checked(plugin: type[Plugin]) -> type[Plugin]:
-    """Refuse hooks that do not exist. Raises ConfigError with the nearest name."""
+    """Refuse hooks that do not exist. Raises ConfigError with file, line and the nearest name."""
     for base in plugin.__mro__[: plugin.__mro__.index(Plugin)]:
         for attribute, value in vars(base).items():
-            if attribute.startswith("hook_") and attribute not in _METHODS:
-                close = difflib.get_close_matches(attribute, _METHODS, n=1)
-                line = value.__code__.co_firstlineno if isinstance(value, FunctionType) else 0
-                source = inspect.getsourcefile(base) if base.__module__ in sys.modules else None
+            if attribute in _METHODS or attribute.startswith("__"):
+                continue
+            is_hook = attribute.startswith("hook_")
+            close = difflib.get_close_matches(attribute, _METHODS, n=1, cutoff=0.6 if is_hook else 0.9)
+            if is_hook or (close and callable(value)):  # `hoook_rcpt` would be silent too
+                place = where(value) if callable(value) else base.__module__
                 hint = f"; did you mean {close[0]}?" if close else ""
-                raise ConfigError(f"{source or base.__module__}:{line}: there is no hook {attribute}{hint}")
+                raise ConfigError(f"{place}: there is no hook {attribute}{hint}")
     return plugin
 
 
@@ -218,5 +234,7 @@ def _entry(plugin: Plugin, hook: str, method: Callable[..., object]) -> Entry:
     elif getattr(method, "qpsmtpd_blocking", False):
         kind = Kind.BLOCKING
     if hook in _PLAIN_ONLY and kind is not Kind.PLAIN:
-        raise ConfigError(f"{method.__qualname__}: hook {hook} must be a plain def, it is {kind.value}")
-    return Entry(plugin, plugin.plugin_name, method, kind, arguments)
+        raise ConfigError(
+            f"{where(method)}: {method.__qualname__}: hook {hook} must be a plain def, it is {kind.value}"
+        )
+    return Entry(plugin, plugin.plugin_name, method, kind, arguments, hook_method(hook))

@@ -5,13 +5,14 @@ A plugin overrides the hooks it wants; only those are registered. A hook is a `d
 It returns a return code, or a tuple of a code and texts for the client.
 """
 
+import difflib
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from qpsmtpd.config import ConfigError
-from qpsmtpd.logs import LOGINFO
+from qpsmtpd.logs import LOGDEBUG, LOGEMERG, LOGINFO, log_level
 from qpsmtpd.protocol import (
     DECLINED,
     DENY,
@@ -25,12 +26,23 @@ from qpsmtpd.protocol import (
 )
 from qpsmtpd.session.connection import Connection
 from qpsmtpd.session.effects import Effects
+from qpsmtpd.session.trace import AUTHENTICATION_RESULTS
 from qpsmtpd.session.transaction import Transaction
 
 if TYPE_CHECKING:
     from qpsmtpd.site import Site
 
-__all__ = ["HookResult", "Plugin", "Result", "blocking", "hook_method"]
+__all__ = [
+    "HookResult",
+    "ParseHookResult",
+    "Parser",
+    "Plugin",
+    "Result",
+    "blocking",
+    "check_signature",
+    "hook_method",
+    "where",
+]
 
 Result = ReturnCode | tuple[ReturnCode, *tuple[str, ...]] | None
 """A return code, with texts for the client where there are any; None counts as DECLINED."""
@@ -38,15 +50,28 @@ Result = ReturnCode | tuple[ReturnCode, *tuple[str, ...]] | None
 HookResult = Result | Awaitable[Result] | Effects
 """What a hook method gives: a result, or something that leads to one."""
 
+Parser = Callable[[str, str], Result]
+"""Takes the command and the rest of its line apart: OK and the pieces, or a refusal with a text."""
+
+_ParseResult = Result | tuple[ReturnCode, Parser]
+
+ParseHookResult = _ParseResult | Awaitable[_ParseResult] | Effects
+"""What a parse hook gives: OK with a parser; without one the built-in parser is used."""
+
 _F = TypeVar("_F", bound=Callable[..., object])
 
-_REJECT_TYPES: Mapping[str, ReturnCode] = {
+REJECT_TYPES: Mapping[str, ReturnCode] = {
     "perm": DENY,
+    "hard": DENY,
     "soft": DENYSOFT,
     "temp": DENYSOFT,
     "disconnect": DENY_DISCONNECT,
     "temp_disconnect": DENYSOFT_DISCONNECT,
 }
+"""The words of the argument `reject_type`."""
+
+_OFF = frozenset({"0", "no", "off", ""})
+_NAUGHTY, _NAUGHTY_TYPE, _REJECTED = "naughty", "naughty_reject_type", "rejected"
 
 
 def blocking(function: _F) -> _F:
@@ -63,12 +88,20 @@ def hook_method(hook: str) -> str:
 class Plugin:
     """A plugin as loaded by one line of `config/plugins`; it serves many sessions at once."""
 
+    shared_arguments: ClassVar[tuple[str, ...]] = ("reject", "reject_type", "loglevel")
+    """The arguments that every plugin understands, in pairs of name and value at the end of its line.
+
+    A plugin that uses one of these names for something else leaves it out of a tuple of its own.
+    """
+
     def __init__(self, site: "Site", name: str) -> None:
         self.qp = site
         """The server, as plugins see it."""
         self._name = name
         self._site_hooks: list[tuple[str, Callable[..., object], bool]] = []
-        self._options: Mapping[str, str] = {}
+        self._options: dict[str, str] = {}
+        self._fixed_level: int | None = None  # what the argument loglevel says
+        self._level_shift = 0
 
     # Set-up
 
@@ -89,7 +122,8 @@ class Plugin:
         Raises ValueError for a hook or method that does not exist.
         """
         if hook not in hooks.HOOKS:
-            raise ValueError(f"there is no hook {hook!r}")
+            close = difflib.get_close_matches(hook, hooks.HOOKS, n=1)
+            raise ValueError(f"there is no hook {hook!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
         function = getattr(self, method, None) if isinstance(method, str) else method
         if not callable(function):
             raise ValueError(f"hook {hook}: there is no method {method!r}")  # noqa: TRY004 - the loader reports it
@@ -103,20 +137,46 @@ class Plugin:
                 yield hook, getattr(self, name), False
         yield from self._site_hooks
 
-    def options(self, args: tuple[str, ...], *allowed: str) -> Mapping[str, str]:
-        """Read words as pairs of name and value; `reject`, `reject_type` and `loglevel` are always allowed.
+    def take_shared_arguments(self, args: tuple[str, ...]) -> tuple[str, ...]:
+        """Take the shared arguments off the end of the words of a line; give the other words.
 
-        Raises ValueError for an odd word and for a name that is not allowed.
+        The loader calls this before `init`. Raises ValueError for a bad value.
+        """
+        while len(args) >= 2 and args[-2] in self.shared_arguments:
+            self._options.setdefault(args[-2], args[-1])
+            args = args[:-2]
+        self._check_shared()
+        return args
+
+    def options(self, args: tuple[str, ...], *allowed: str) -> Mapping[str, str]:
+        """Read words as pairs of name and value; the shared arguments are among the result.
+
+        Raises ValueError for an odd word, for a name that is not allowed and for a bad value.
         """
         names = args[::2]
-        known = {"reject", "reject_type", "loglevel", *allowed}
+        known = {*self.shared_arguments, *allowed}
         if len(args) % 2:
             raise ValueError(f"the arguments come in pairs of name and value, but {args[-1]!r} is left over")
         for name in names:
             if name not in known:
-                raise ValueError(f"unknown argument {name!r}; known are {', '.join(sorted(known))}")
-        self._options = dict(zip(names, args[1::2], strict=True))
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known))}"
+                raise ValueError(f"unknown argument {name!r}; {hint}")
+        self._options |= dict(zip(names, args[1::2], strict=True))
+        self._check_shared()
         return self._options
+
+    def _check_shared(self) -> None:
+        kind = self._options.get("reject_type", "perm")
+        if "reject_type" in self.shared_arguments and kind.lower() not in REJECT_TYPES:
+            raise ValueError(f"reject_type {kind!r} is none of {', '.join(REJECT_TYPES)}")
+        level = self._options.get("loglevel", "")
+        if not level or "loglevel" not in self.shared_arguments:
+            return
+        if level[0] in "+-" and level[1:].isdecimal() and level.isascii():
+            self._level_shift = int(level)
+        else:
+            self._fixed_level = log_level(level)
 
     # What is going on
 
@@ -141,9 +201,33 @@ class Plugin:
         return self.qp.session.transaction
 
     def log(self, level: int, message: str) -> None:
-        """Write to the log. By custom a decision reads `pass, why`, `skip, why` or `fail, why`."""
+        """Write to the log. By custom a decision reads `pass, why`, `skip, why` or `fail, why`.
+
+        The argument `loglevel` of the plugin replaces the level (`loglevel 5`) or shifts it
+        (`loglevel +1` is less urgent).
+        """
+        if self._fixed_level is not None:
+            level = self._fixed_level
+        elif self._level_shift:
+            level = min(max(level + self._level_shift, LOGEMERG), LOGDEBUG)
         if self.qp.logs(level):
             self.qp.log(level, message, plugin=self._name)
+
+    def isa_plugin(self, name: str) -> "type[Plugin]":
+        """Inherit from another plugin, to be called in `init`; gives its class.
+
+        What this plugin does not define itself is then the other's, `register` included, and
+        `super()` leads there. A plugin that is a file of functions calls what it overrides
+        on the class: `self.parent = self.isa_plugin("rcpt_ok")` in `init`, then
+        `self.parent.hook_rcpt(self, transaction, recipient, parameters)`. Where the other
+        plugin is known beforehand, a plain subclass of it does the same.
+        Raises ConfigError if there is no such plugin.
+        """
+        parent = self.qp.find_plugin(name)
+        own = type(self)
+        members = {"__module__": own.__module__, "__doc__": own.__doc__}
+        self.__class__ = cast("Any", type(own.__name__, (own, parent), members))
+        return parent
 
     def temp_file(self) -> Path:
         """The name of a file that does not exist yet; removed at the end of the transaction."""
@@ -163,32 +247,80 @@ class Plugin:
     def get_reject(self, text: str, reason: str = "") -> Result:
         """The result for a client that has failed a check, as the arguments of this plugin say.
 
-        `reject 0` only logs; `reject_type` chooses the return code. `reason` is for the log.
+        `reject 0` only logs, `reject naughty` leaves the refusal to the plugin `naughty`;
+        `reject_type` chooses the return code. `reason` is for the log.
         """
         detail = f", {reason}" if reason else ""
-        if self._options.get("reject", "1").lower() in ("0", "no", "off", ""):
+        reject = self._options.get("reject", "1").lower()
+        if reject in _OFF:
             self.log(LOGINFO, f"fail, reject disabled{detail}")
             return DECLINED
+        if reject == _NAUGHTY:
+            self.log(LOGINFO, f"fail, NAUGHTY{detail}")
+            return self._reject_later(text)
         self.log(LOGINFO, f"fail{detail}")
-        return _REJECT_TYPES.get(self._options.get("reject_type", "perm"), DENY), text
+        return self.get_reject_type(), text
+
+    def get_reject_type(self, default: ReturnCode = DENY, word: str | None = None) -> ReturnCode:
+        """The return code that `word` names, else the argument `reject_type`, else `default`."""
+        named = word or self._options.get("reject_type")
+        return REJECT_TYPES.get(named.lower(), default) if named else default
+
+    def _reject_later(self, text: str) -> Result:
+        notes = self.connection.notes
+        earlier = notes.get(_NAUGHTY)
+        notes[_NAUGHTY] = f"{earlier}\n{text}" if earlier else text
+        if not notes.get(_NAUGHTY_TYPE) and (kind := self._options.get("reject_type")):
+            notes[_NAUGHTY_TYPE] = kind
+        return DECLINED
+
+    def is_naughty(self, text: str | None = None) -> str:
+        """Why the client is to be refused, empty if it is not; `text` says so, for `naughty` to act on."""
+        notes = self.connection.notes
+        if text is not None:
+            notes[_NAUGHTY] = notes[_REJECTED] = text
+        return str(notes.get(_NAUGHTY) or "")
 
     def is_immune(self) -> bool:
-        """Whether checks should be skipped: relay clients, and whom a plugin has whitelisted."""
+        """Whether checks should be skipped: the client may relay, is whitelisted, or is to be refused anyway."""
         session = self.qp.session
-        if session.connection.relay_client:
-            self.log(LOGINFO, "skip, relay client")
-            return True
-        if session.connection.notes.get("whitelisthost") or session.transaction.notes.get("whitelistsender"):
-            self.log(LOGINFO, "skip, whitelisted")
-            return True
-        return False
+        notes = session.connection.notes
+        why = (
+            "relay client"
+            if session.connection.relay_client
+            else "whitelisted host"
+            if notes.get("whitelisthost")
+            else "whitelisted sender"
+            if session.transaction.notes.get("whitelistsender")
+            else "naughty"
+            if notes.get(_NAUGHTY)
+            else "already rejected"
+            if notes.get(_REJECTED)
+            else ""
+        )
+        if why:
+            self.log(LOGINFO, f"skip, {why}")
+        return bool(why)
 
     def adjust_karma(self, value: int) -> int:
-        """Add to the connection's note `karma`; give the new value."""
+        """Add to the connection's note `karma`, a sum of good and bad signs; give the new sum."""
         karma = self.connection.notes.get("karma", 0)
         assert isinstance(karma, int)
-        self.connection.notes["karma"] = karma + value
-        return karma + value
+        karma += value
+        self.log(LOGDEBUG, f"karma {value:+d}, now {karma}")
+        self.connection.notes["karma"] = karma
+        return karma
+
+    def store_auth_results(self, result: str) -> None:
+        """Add a result such as `spf=pass smtp.mailfrom=example.org` to the Authentication-Results field.
+
+        It holds for this transaction in a hook that belongs to one, else for the whole
+        connection. Let nothing into it that the client may choose freely (RFC 8601 section 2.2).
+        """
+        session = self.qp.session
+        hook = hooks.HOOKS.get(session.hook_name)
+        notes = (session.transaction if hook is not None and hook.of_transaction else session.connection).notes
+        cast("list[object]", notes.setdefault(AUTHENTICATION_RESULTS, [])).append(result)
 
     # The hooks, in the order of a session. Arguments are positional.
 
@@ -204,12 +336,52 @@ class Plugin:
         """Before the greeting. DENY and DENYSOFT refuse the client; DONE: you have greeted it."""
         return DECLINED
 
+    def hook_helo_parse(self, transaction: Transaction) -> ParseHookResult:
+        """The arguments of HELO are taken apart. OK with a parser: it gives the host and further words."""
+        return DECLINED
+
     def hook_helo(self, transaction: Transaction, host: str, *words: str) -> HookResult:
         """HELO. Any refusal; DONE: you have replied."""
         return DECLINED
 
+    def hook_ehlo_parse(self, transaction: Transaction) -> ParseHookResult:
+        """The arguments of EHLO are taken apart. OK with a parser: it gives the host and further words."""
+        return DECLINED
+
     def hook_ehlo(self, transaction: Transaction, host: str, *words: str) -> HookResult:
         """EHLO. Any refusal; DONE: you have replied. The note `capabilities` adds keywords."""
+        return DECLINED
+
+    def hook_auth_parse(self, transaction: Transaction, argument: str) -> ParseHookResult:
+        """The arguments of AUTH are taken apart. OK with a parser: it gives the mechanism and the initial response."""
+        return DECLINED
+
+    def hook_auth_plain(
+        self, transaction: Transaction, mechanism: str, user: str, password: str, digest: str, ticket: str
+    ) -> HookResult:
+        """AUTH PLAIN. OK: the password is right; DECLINED: the hook auth is asked; anything else refuses."""
+        return DECLINED
+
+    def hook_auth_login(
+        self, transaction: Transaction, mechanism: str, user: str, password: str, digest: str, ticket: str
+    ) -> HookResult:
+        """AUTH LOGIN, as auth-plain."""
+        return DECLINED
+
+    def hook_auth_cram_md5(
+        self, transaction: Transaction, mechanism: str, user: str, password: str, digest: str, ticket: str
+    ) -> HookResult:
+        """AUTH CRAM-MD5: `digest` is what the client made of its password and `ticket`; `password` is empty."""
+        return DECLINED
+
+    def hook_auth(
+        self, transaction: Transaction, mechanism: str, user: str, password: str, digest: str, ticket: str
+    ) -> HookResult:
+        """Any mechanism, where its own hook has declined. OK: the client is who it says; anything else refuses."""
+        return DECLINED
+
+    def hook_mail_parse(self, transaction: Transaction, argument: str) -> ParseHookResult:
+        """The arguments of MAIL are taken apart. OK with a parser: it gives the path and `KEYWORD=value` words."""
         return DECLINED
 
     def hook_mail_pre(self, transaction: Transaction, path: str, parameters: Parameters) -> HookResult:
@@ -218,6 +390,10 @@ class Plugin:
 
     def hook_mail(self, transaction: Transaction, sender: Mailbox, parameters: Parameters) -> HookResult:
         """MAIL. Accepted unless refused; DONE: you have replied."""
+        return DECLINED
+
+    def hook_rcpt_parse(self, transaction: Transaction, argument: str) -> ParseHookResult:
+        """The arguments of RCPT are taken apart. OK with a parser: it gives the path and `KEYWORD=value` words."""
         return DECLINED
 
     def hook_rcpt_pre(self, transaction: Transaction, path: str, parameters: Parameters) -> HookResult:
@@ -300,8 +476,12 @@ class Plugin:
         """A plugin has answered without refusing. The result is ignored."""
         return DECLINED
 
-    def hook_config(self, transaction: Transaction, setting: str) -> HookResult:
+    def hook_config(self, transaction: Transaction | None, setting: str) -> HookResult:
         """A setting is looked up. OK with texts gives its values. Must be a plain `def`."""
+        return DECLINED
+
+    def hook_user_config(self, transaction: Transaction | None, address: Mailbox, setting: str) -> HookResult:
+        """A setting is looked up for an address. OK with texts gives its values. Must be a plain `def`."""
         return DECLINED
 
     def hook_logging(
@@ -311,16 +491,24 @@ class Plugin:
         return DECLINED
 
 
+def where(function: Callable[..., object]) -> str:
+    """`file:line` of a function, as editors understand it."""
+    code = getattr(inspect.unwrap(getattr(function, "__func__", function)), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(function)
+
+
 def check_signature(hook: str, method: Callable[..., object]) -> int:
     """How many arguments `method` takes for `hook`. Raises ConfigError if it takes none that fit."""
-    expected = inspect.signature(getattr(Plugin, hook_method(hook))).parameters.values()
-    most = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in expected) - 1  # less self
+    model = inspect.signature(getattr(Plugin, hook_method(hook)))
+    expected = list(model.parameters.values())[1:]  # less self
     actual = list(inspect.signature(method).parameters.values())
     positional = [p for p in actual if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    required = [p for p in positional if p.default is p.empty]
-    if len(required) > most or any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in actual):
+    required = sum(p.default is p.empty for p in positional)
+    most = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in expected)
+    if required > most or any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in actual):
+        names = ", ".join(str(p.replace(annotation=p.empty)) for p in expected)
         raise ConfigError(
-            f"{method.__qualname__}{inspect.signature(method)} asks for more than hook {hook} gives: "
-            f"{inspect.signature(getattr(Plugin, hook_method(hook)))}"
+            f"{where(method)}: {method.__qualname__}{inspect.signature(method)} asks for more than "
+            f"hook {hook} gives: ({names})"
         )
     return 1_000 if any(p.kind is p.VAR_POSITIONAL for p in actual) else len(positional)

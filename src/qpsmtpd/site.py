@@ -14,15 +14,15 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from qpsmtpd.config import Config, ConfigError
 from qpsmtpd.logs import LOGERROR, LOGWARN, log_level, message
-from qpsmtpd.protocol import OK, Limits
+from qpsmtpd.protocol import DECLINED, OK, Limits, Mailbox, ReturnCode
 from qpsmtpd.session.connection import Connection
 from qpsmtpd.session.transaction import Transaction
 
@@ -45,10 +45,8 @@ class Running(Protocol):
         """The mail transaction of the moment."""
         ...
 
-    @property
-    def hook_name(self) -> str:
-        """The hook of the moment."""
-        ...
+    hook_name: str
+    """The hook of the moment."""
 
     def respond(self, code: int, *lines: str) -> None:
         """Prepare the plugin's own reply."""
@@ -82,6 +80,8 @@ class Entry:
     kind: Kind
     arguments: int
     """How many arguments the method takes; further ones are left out."""
+    note: str
+    """The key of the result of this hook in the notes, below the name of the plugin: `hook_rcpt`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +151,8 @@ class Site:
         self.wall = wall
         self.rng = rng or random.Random()  # noqa: S311 - identities in the log are no secrets
         self.census = Census()
+        self.find_plugin: Callable[[str], type[Plugin]] = _no_loader
+        """The class of a plugin by its name; the loader's."""
         self.plugins: list[Plugin] = []
         self.chains: Mapping[str, Sequence[Entry]] = {}
         self._write = write or _write_stderr
@@ -162,17 +164,46 @@ class Site:
 
     # What plugins use
 
-    def config(self, setting: str) -> tuple[str, ...]:
-        """The values of a setting: a `config` hook's, the file's, or the default ones."""
-        for entry in self.chains.get("config", ()):
+    def config(self, setting: str, address: Mailbox | None = None) -> tuple[str, ...]:
+        """The values of a setting: a plugin's, else those of the file, else the default ones.
+
+        For an address the hook `user_config` is asked first, then `config` in any case.
+        """
+        values = None if address is None else self._asked("user_config", address, setting)
+        if values is None:
+            values = self._asked("config", setting)
+        return self.settings.values(setting) if values is None else values
+
+    def _asked(self, hook: str, *arguments: object) -> tuple[str, ...] | None:
+        """What plugins say a setting is; None where none does. The first that does not decline ends it."""
+        for entry in self.chains.get(hook, ()):
             try:
-                result = entry.method(self._transaction(), setting)
+                with self._as_hook(hook):
+                    result = entry.method(*(self._transaction(), *arguments)[: entry.arguments])
+                code, *values = cast("tuple[object, ...]", result if isinstance(result, tuple) else (result,))
+                if not isinstance(code, ReturnCode | None):
+                    raise TypeError(f"a hook returns a return code, or a tuple of one and texts, but not {result!r}")  # noqa: TRY301
             except Exception:  # noqa: BLE001 - a plugin may raise anything
-                self.log_failure("config", entry.plugin.plugin_name, f"looking up {setting}")
+                self.log_failure(hook, entry.name, f"looking up {arguments[-1]}")
                 continue
-            if isinstance(result, tuple) and result[0] is OK:  # pyright: ignore[reportUnknownVariableType]
-                return tuple(str(value) for value in result[1:])  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-        return self.settings.values(setting)
+            if code is OK:
+                return tuple(map(str, values))
+            if code is not DECLINED and code is not None:
+                return None
+        return None
+
+    @contextlib.contextmanager
+    def _as_hook(self, hook: str) -> Generator[None]:
+        """Have the session, if one runs, call this its hook of the moment."""
+        session = current_session.get()
+        if session is None:
+            yield
+            return
+        session.hook_name, outer = hook, session.hook_name
+        try:
+            yield
+        finally:
+            session.hook_name = outer
 
     @property
     def session(self) -> Running:
@@ -245,13 +276,13 @@ class Site:
 
         Raises OSError if it cannot be made, and ConfigError if others may write to it.
         """
-        named = self.settings.value("spool_dir")
+        named = self.value("spool_dir")
         if not named:
             if self._spool_dir is None or not self._spool_dir.is_dir():
                 self._spool_dir = Path(tempfile.mkdtemp(prefix="qpsmtpd-"))
             return self._spool_dir
         path = Path(named).expanduser()
-        mode = int(self.settings.value("spool_perms", "0700"), 8)
+        mode = int(self.value("spool_perms", "0700"), 8)
         path.mkdir(mode=mode, parents=True, exist_ok=True)
         if path.stat().st_mode & 0o022 & ~mode:
             raise ConfigError(f"{path}: others may write to the spool directory; run `chmod {mode:o} {path}`")
@@ -280,29 +311,41 @@ class Site:
 
     def read_settings(self) -> Settings:
         """Read what `Settings` holds. Raises ConfigError."""
-        config = self.settings
-        hostname = config.hostname
-        greeting = config.value("smtpgreeting") or f"{hostname} ESMTP qpsmtpd"
+        hostname, number = self.hostname, self.number
+        greeting = self.value("smtpgreeting") or f"{hostname} ESMTP qpsmtpd"
         return Settings(
             hostname=hostname,
             greeting=greeting if "ESMTP" in greeting else f"{greeting} ESMTP",
             limits=Limits(
-                message_size=int(config.number("databytes")) or None if config.values("databytes") else None,
-                recipients=int(config.number("recipients_max")),
+                message_size=int(number("databytes")) or None if self.config("databytes") else None,
+                recipients=int(number("recipients_max")),
             ),
-            size_threshold=int(config.number("size_threshold")),
-            command_timeout=config.number("timeoutsmtpd" if config.values("timeoutsmtpd") else "timeout"),
-            content_timeout=config.number("timeoutdata"),
-            session_timeout=config.number("timeoutsession"),
-            hook_timeout=config.number("timeouthook"),
-            max_connections=int(config.number("max_connections")),
-            max_per_ip=int(config.number("max_per_ip")),
+            size_threshold=int(number("size_threshold")),
+            command_timeout=number("timeoutsmtpd" if self.config("timeoutsmtpd") else "timeout"),
+            content_timeout=number("timeoutdata"),
+            session_timeout=number("timeoutsession"),
+            hook_timeout=number("timeouthook"),
+            max_connections=int(number("max_connections")),
+            max_per_ip=int(number("max_per_ip")),
             log_level=self._read_log_level(),
         )
 
+    @property
+    def hostname(self) -> str:
+        """The name of this host: `me`, else what the system says."""
+        return self.value("me") or self.settings.system_name
+
+    def value(self, setting: str, default: str = "") -> str:
+        """The first value of a setting, or `default`."""
+        return next(iter(self.config(setting)), default)
+
+    def number(self, setting: str) -> float:
+        """The first value of a setting as a number of 0 or more. Raises ConfigError if it is none."""
+        return self.settings.number(setting, self.value(setting))
+
     def _read_log_level(self) -> int:
         try:
-            return log_level(self.settings.value("loglevel"))
+            return log_level(self.value("loglevel"))
         except ValueError as error:
             raise ConfigError(f"{self.settings.where('loglevel')}: {error}") from error
 
@@ -323,6 +366,10 @@ class Site:
     def _transaction(self) -> Transaction | None:
         session = current_session.get()
         return session.transaction if session is not None else None
+
+
+def _no_loader(name: str) -> "type[Plugin]":
+    raise ConfigError(f"no plugin has been loaded, so {name} cannot be found")
 
 
 def _write_stderr(line: str) -> None:

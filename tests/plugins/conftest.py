@@ -1,12 +1,9 @@
-"""A site from lines of `config/plugins` and plugin classes, in the order given."""
+"""The plugin kit with a directory of its own, and a plugin that accepts the rest."""
 
 import pytest
 
 from qpsmtpd import OK, Plugin
-from qpsmtpd.config import Line
-from qpsmtpd.loader import _chains, _load_line
-from qpsmtpd.testing import Client, make_site
-from qpsmtpd.testing.memory import CLIENT, Clock
+from qpsmtpd.testing import Kit
 
 
 class Base(Plugin):
@@ -19,34 +16,18 @@ class Base(Plugin):
         return OK, "taken by base"
 
 
-class Stage:
-    """A server whose plugins are lines and classes; `Base` comes last."""
-
-    def __init__(self, directory):
-        self.directory = directory
-        self.log = []
-        self.clock = Clock()
-        self.site = None
-
-    def load(self, *plugins, config=None, base=True):
-        self.site = site = make_site(directory=self.directory, log=self.log, clock=self.clock, config=config)
-        for number, plugin in enumerate((*plugins, Base) if base else plugins, 1):
-            if isinstance(plugin, str):
-                site.plugins.append(_load_line(site, Line(plugin, self.directory / "plugins", number)))
-            else:
-                site.plugins.append(plugin(site, plugin.__name__))
-                site.plugins[-1].register(site)
-            site.chains = _chains(site.plugins)
-        return self
-
-    def connect(self, ip=CLIENT.remote_ip):
-        return Client(self.site, type(CLIENT)(ip, 40000, "192.0.2.1", 25, "client.example"))
-
-    def logged(self, text):
-        return [line for line in self.log if text in line]
+@pytest.fixture
+def directory(tmp_path):
+    """The config directory that `kit` reads."""
+    (tmp_path / "config").mkdir()
+    return tmp_path / "config"
 
 
 @pytest.fixture
-def stage(tmp_path):
-    (tmp_path / "config").mkdir()
-    return Stage(tmp_path / "config")
+def kit(directory):
+    """Make a kit from lines and classes; `Base` comes last, unless told otherwise."""
+
+    def kit(*plugins, config=None, base=True):
+        return Kit(*plugins, *([Base] if base else []), directory=directory, config=config)
+
+    return kit

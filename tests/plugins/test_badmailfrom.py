@@ -40,25 +40,25 @@ def answer(stage, path):
     ["<bad@evil.example>", "<x@badhost.example>", "<x@BadHost.Example>", "<mixed@case.example>", "<lead@evil.example>",
      "<spammy@any.example>", "<SPAM@any.example>", "<a+b@evil.example>", "<aaab@evil.example>", "<x@y.biz>"],
 )  # fmt: skip
-def test_listed_senders_are_refused(stage, path):
-    assert answer(stage.load("badmailfrom", config=LIST), path)[0].startswith(b"550")
+def test_listed_senders_are_refused(kit, path):
+    assert answer(kit("badmailfrom", config=LIST), path)[0].startswith(b"550")
 
 
 @pytest.mark.parametrize(
     "path", ["<good@evil.example>", "<x@sub.badhost.example>", "<nohostpart@x.example>", "<x@ybiz>", "<xspam@y.example>", "<>"]
 )  # fmt: skip
-def test_other_senders_and_bounces_pass(stage, path):
-    assert answer(stage.load("badmailfrom", config=LIST), path)[0].startswith(b"250")
+def test_other_senders_and_bounces_pass(kit, path):
+    assert answer(kit("badmailfrom", config=LIST), path)[0].startswith(b"250")
 
 
-def test_the_client_is_told_the_reason(stage):
-    stage.load("badmailfrom", config=LIST)
+def test_the_client_is_told_the_reason(kit):
+    stage = kit("badmailfrom", config=LIST)
     assert answer(stage, "<reason@evil.example>")[0] == b"550 5.7.1 Custom Reason Text\r\n"
     assert answer(stage, "<a+b@evil.example>")[0] == b"550 5.7.1 no plus\r\n"
 
 
-def test_bad_lines_are_logged_once_and_left_out(stage):
-    stage.load("badmailfrom", config=LIST)
+def test_bad_lines_are_logged_once_and_left_out(kit):
+    stage = kit("badmailfrom", config=LIST)
     for _ in range(3):
         answer(stage, "<good@evil.example>")
     assert [line.partition("left out the line ")[2] for line in stage.logged("left out")] == [
@@ -73,32 +73,32 @@ def test_bad_lines_are_logged_once_and_left_out(stage):
      ("reject_type perm", b"550", False), ("reject_type disconnect", b"550", True),
      ("reject_type temp_disconnect", b"421", True)],
 )  # fmt: skip
-def test_the_arguments_say_how_to_refuse_and_karma_falls_in_any_case(stage, args, code, closed):
-    reply, client = answer(stage.load(Karma, f"badmailfrom {args}", config=LIST), "<bad@evil.example>")
+def test_the_arguments_say_how_to_refuse_and_karma_falls_in_any_case(kit, args, code, closed):
+    reply, client = answer(kit(Karma, f"badmailfrom {args}", config=LIST), "<bad@evil.example>")
     assert (reply[:3], client.closed) == (code, closed)
     if not closed:
         client.send(b"QUIT\r\n")
     assert Karma.karma == -1
 
 
-def test_relay_clients_pass(stage):
-    assert answer(stage.load(RelayClient, "badmailfrom", config=LIST), "<bad@evil.example>")[0].startswith(b"250")
+def test_relay_clients_pass(kit):
+    assert answer(kit(RelayClient, "badmailfrom", config=LIST), "<bad@evil.example>")[0].startswith(b"250")
 
 
-def test_a_changed_file_counts_a_second_later(stage):
-    file = stage.directory / "badmailfrom"
+def test_a_changed_file_counts_a_second_later(kit, directory):
+    file = directory / "badmailfrom"
     file.write_text("^one@\n")
-    stage.load("check_badmailfrom")
+    stage = kit("check_badmailfrom")
     assert answer(stage, "<one@x.example>")[0].startswith(b"550")
     file.write_text("^the-other@\n")
-    stage.clock.now += 1.5
+    stage.clock.advance(1.5)
     assert answer(stage, "<one@x.example>")[0].startswith(b"250")
     assert answer(stage, "<the-other@x.example>")[0].startswith(b"550")
 
 
-def test_bad_arguments_are_seen_at_load(stage):
+def test_bad_arguments_are_seen_at_load(kit):
     with pytest.raises(ConfigError, match="plugins:1: badmailfrom: unknown argument 'rejct'"):
-        stage.load("badmailfrom rejct 0")
+        kit("badmailfrom rejct 0")
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # Python's about odd sets in expressions
@@ -129,5 +129,5 @@ def test_every_address_is_found_by_itself_and_by_its_domain(address):
     assert pattern.matches(Mailbox(local, domain))
 
 
-def test_with_an_empty_list_all_senders_pass(stage):
-    assert answer(stage.load("badmailfrom"), "<bad@evil.example>")[0].startswith(b"250")
+def test_with_an_empty_list_all_senders_pass(kit):
+    assert answer(kit("badmailfrom"), "<bad@evil.example>")[0].startswith(b"250")

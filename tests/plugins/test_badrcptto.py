@@ -25,29 +25,27 @@ def answer(stage, path):
     ["<bad@dest.example>", "<BAD@Dest.example>", "<x@closed.example>", "<root@any.example>", "<mixed@dest.example>",
      "<very!weird@any.example>", "<postmaster@dest.example>"],
 )  # fmt: skip
-def test_listed_recipients_are_refused_and_lower_the_karma(stage, path):
-    reply, karma = answer(stage.load("badrcptto", config=LIST), path)
+def test_listed_recipients_are_refused_and_lower_the_karma(kit, path):
+    reply, karma = answer(kit("badrcptto", config=LIST), path)
     assert (reply[:3], karma) == (b"550", -1)
 
 
 @pytest.mark.parametrize(
     "path", ["<x@sub.closed.example>", "<xroot@any.example>", "<postmaster>", "<good@dest.example>"]
 )
-def test_others_pass_and_so_does_the_postmaster(stage, path):
-    reply, karma = answer(stage.load("badrcptto", config=LIST), path)
+def test_others_pass_and_so_does_the_postmaster(kit, path):
+    reply, karma = answer(kit("badrcptto", config=LIST), path)
     assert (reply[:3], karma) == (b"250", None)
 
 
-def test_the_client_is_told_the_reason(stage):
-    assert (
-        answer(stage.load("badrcptto", config=LIST), "<reason@dest.example>")[0] == b"550 5.7.1 Custom Reason Text\r\n"
-    )
+def test_the_client_is_told_the_reason(kit):
+    assert answer(kit("badrcptto", config=LIST), "<reason@dest.example>")[0] == b"550 5.7.1 Custom Reason Text\r\n"
 
 
-def test_rejecting_may_be_soft_or_off(stage):
-    assert answer(stage.load("badrcptto reject_type soft", config=LIST), "<bad@dest.example>")[0].startswith(b"450")
-    assert answer(stage.load("badrcptto reject 0", config=LIST), "<bad@dest.example>")[0].startswith(b"250")
+def test_rejecting_may_be_soft_or_off(kit):
+    assert answer(kit("badrcptto reject_type soft", config=LIST), "<bad@dest.example>")[0].startswith(b"450")
+    assert answer(kit("badrcptto reject 0", config=LIST), "<bad@dest.example>")[0].startswith(b"250")
 
 
-def test_relay_clients_pass(stage):
-    assert answer(stage.load(RelayClient, "badrcptto", config=LIST), "<bad@dest.example>")[0].startswith(b"250")
+def test_relay_clients_pass(kit):
+    assert answer(kit(RelayClient, "badrcptto", config=LIST), "<bad@dest.example>")[0].startswith(b"250")

@@ -6,8 +6,8 @@ from qpsmtpd.config import ConfigError
 
 
 @pytest.mark.parametrize(("line", "limit"), [("", 4), (" 2", 2), (" 1", 1)])
-def test_the_last_one_closes_the_connection_and_good_commands_do_not_count(stage, line, limit):
-    client = stage.load(f"count_unrecognized_commands{line}").connect()
+def test_the_last_one_closes_the_connection_and_good_commands_do_not_count(kit, line, limit):
+    client = kit(f"count_unrecognized_commands{line}").connect()
     for _ in range(limit - 1):
         assert client.send(b"FROB\r\n").startswith(b"500")
         assert client.send(b"NOOP\r\n").startswith(b"250")
@@ -16,13 +16,13 @@ def test_the_last_one_closes_the_connection_and_good_commands_do_not_count(stage
     assert client.replies.count(b"\r\n") == 2 * limit
 
 
-def test_each_connection_has_a_count_of_its_own(stage):
-    stage.load("count_unrecognized_commands 2")
+def test_each_connection_has_a_count_of_its_own(kit):
+    stage = kit("count_unrecognized_commands 2")
     for _ in range(3):
         assert stage.connect().send(b"FROB\r\n").startswith(b"500")
 
 
 @pytest.mark.parametrize("word", ["0", "-1", "many", "²", "٣"])
-def test_a_limit_that_is_no_number_of_1_or_more_is_refused(stage, word):
+def test_a_limit_that_is_no_number_of_1_or_more_is_refused(kit, word):
     with pytest.raises(ConfigError, match=r"plugins:1: count_unrecognized_commands: .* is no number of 1 or more"):
-        stage.load(f"count_unrecognized_commands {word}")
+        kit(f"count_unrecognized_commands {word}")

@@ -22,8 +22,8 @@ from qpsmtpd.plugins.hosts_allow import _parse_rule
         ([], b"220 "),
     ],
 )
-def test_the_first_line_that_matches_decides(stage, lines, code):
-    client = stage.load("hosts_allow", config={"hosts_allow": lines}).connect("192.0.2.10")
+def test_the_first_line_that_matches_decides(kit, lines, code):
+    client = kit("hosts_allow", config={"hosts_allow": lines}).connect("192.0.2.10")
     assert client.replies.startswith(code)
     assert client.closed == (not code.startswith(b"220"))
 
@@ -31,15 +31,15 @@ def test_the_first_line_that_matches_decides(stage, lines, code):
 @pytest.mark.parametrize(
     "line", ["192.0.2.10 NOSUCH custom text", "192.0.2.10", "192.0.2 DENY", "192.0.2.10/33 DENY", "", "DENY"]
 )
-def test_a_line_that_makes_no_sense_is_logged_and_left_out(stage, line):
-    stage.load("hosts_allow", config={"hosts_allow": (line, "192.0.2.11 DENY")})
+def test_a_line_that_makes_no_sense_is_logged_and_left_out(kit, line):
+    stage = kit("hosts_allow", config={"hosts_allow": (line, "192.0.2.11 DENY")})
     assert len(stage.logged("config/hosts_allow: ")) == 1
     assert stage.connect("192.0.2.10").replies.startswith(b"220")
     assert stage.connect("192.0.2.11").replies.startswith(b"554")
 
 
-def test_an_ipv4_client_of_an_ipv6_socket_is_recognised(stage):
-    stage.load("hosts_allow", config={"hosts_allow": ("192.0.2.0/24 DENY",)})
+def test_an_ipv4_client_of_an_ipv6_socket_is_recognised(kit):
+    stage = kit("hosts_allow", config={"hosts_allow": ("192.0.2.0/24 DENY",)})
     assert stage.connect("::ffff:192.0.2.10").replies.startswith(b"554")
 
 

@@ -18,13 +18,13 @@ class Talker(Plugin):
 @pytest.mark.parametrize(
     ("line", "last"), [("logging/warn", 4), ("logging/warn 4", 4), ("logging/warn 6", 6), ("logging/warn LOGINFO", 6)]
 )
-def test_messages_up_to_the_level_are_written_each_on_one_line(stage, capsys, line, last):
-    client = stage.load(Talker, config={"logging": (line,), "loglevel": ("0",)}).connect()
-    client.send(b"NOOP\r\n")
+def test_messages_up_to_the_level_are_written_each_on_one_line(kit, capsys, line, last):
+    made = kit(Talker, config={"logging": (line,), "loglevel": ("0",)})
+    made.connect().send(b"NOOP\r\n")
     written = [text for text in capsys.readouterr().err.splitlines() if "level" in text]
     assert [int(text.partition("level ")[2][0]) for text in written] == list(range(last + 1))
     assert all(re.fullmatch(r"[0-9a-f]{12} \(noop\) Talker: level \d\\x0anext line", text) for text in written)
-    assert stage.log == []
+    assert made.log == []
 
 
 def test_two_of_them_both_write(capsys):

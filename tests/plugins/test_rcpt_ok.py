@@ -27,8 +27,8 @@ def answer(stage, path):
     ["<u@dest.example>", "<u@DEST.Example>", "<u@a.sub.example>", "<u@a.b.sub.example>", "<u@mixed.example>",
      "<u@[192.0.2.1]>", "<postmaster>", "<Postmaster>"],
 )  # fmt: skip
-def test_listed_domains_and_the_postmaster_are_taken(stage, path):
-    assert answer(stage.load("rcpt_ok", config=HOSTS), path).startswith(b"250")
+def test_listed_domains_and_the_postmaster_are_taken(kit, path):
+    assert answer(kit("rcpt_ok", config=HOSTS), path).startswith(b"250")
 
 
 @pytest.mark.parametrize(
@@ -36,31 +36,31 @@ def test_listed_domains_and_the_postmaster_are_taken(stage, path):
     ["<u@sub.example>", "<u@xsub.example>", "<u@xdest.example>", "<u@dest.example.org>", "<u@a.dest.example>",
      "<postmaster@other.example>", "<u@[192.0.2.2]>", "<u@mx.example.test>", "<u@remark>"],
 )  # fmt: skip
-def test_every_other_domain_is_refused_this_host_among_them(stage, path):
-    assert answer(stage.load("rcpt_ok", config=HOSTS), path) == b"550 5.7.1 relaying denied\r\n"
+def test_every_other_domain_is_refused_this_host_among_them(kit, path):
+    assert answer(kit("rcpt_ok", config=HOSTS), path) == b"550 5.7.1 relaying denied\r\n"
 
 
-def test_without_any_list_only_the_postmaster_is_taken(stage):
-    stage.load("rcpt_ok")
+def test_without_any_list_only_the_postmaster_is_taken(kit):
+    stage = kit("rcpt_ok")
     assert answer(stage, "<u@dest.example>").startswith(b"550")
     assert answer(stage, "<postmaster>").startswith(b"250")
 
 
-def test_more_hosts_stand_in_a_second_file(stage):
-    assert answer(stage.load("rcpt_ok", config={"morercpthosts": ("dest.example",)}), "<u@dest.example>")[:3] == b"250"
+def test_more_hosts_stand_in_a_second_file(kit):
+    assert answer(kit("rcpt_ok", config={"morercpthosts": ("dest.example",)}), "<u@dest.example>")[:3] == b"250"
 
 
-def test_a_relay_client_may_send_to_anyone(stage):
-    assert answer(stage.load(RelayClient, "rcpt_ok"), "<u@far.away.example>").startswith(b"250")
+def test_a_relay_client_may_send_to_anyone(kit):
+    assert answer(kit(RelayClient, "rcpt_ok"), "<u@far.away.example>").startswith(b"250")
 
 
-def test_a_changed_file_counts_a_second_later(stage):
-    file = stage.directory / "rcpthosts"
+def test_a_changed_file_counts_a_second_later(kit, directory):
+    file = directory / "rcpthosts"
     file.write_text("old.example\n")
-    stage.load("rcpt_ok")
+    stage = kit("rcpt_ok")
     assert answer(stage, "<u@new.example>").startswith(b"550")
     file.write_text("old.example\nnew.example\n")
-    stage.clock.now += 1.5
+    stage.clock.advance(1.5)
     assert answer(stage, "<u@new.example>").startswith(b"250")
 
 

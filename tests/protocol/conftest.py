@@ -23,10 +23,11 @@ from qpsmtpd.protocol import (
     parse_reply,
 )
 
-SESSION_HOOKS = {"post-fork", "pre-connection", "post-connection", "deny", "ok", "config", "logging"}
-"""The hooks that the protocol never asks."""
+AUTH_HOOKS = {name for name in hooks.HOOKS if name.startswith("auth")}
+SESSION_HOOKS = {"post-fork", "pre-connection", "post-connection", "deny", "ok", "config", "user_config", "logging"}
+"""The hooks that the protocol never asks; nor does it ask those of AUTH yet."""
 
-ASKED = frozenset(hooks.HOOKS) - SESSION_HOOKS
+ASKED = frozenset(hooks.HOOKS) - SESSION_HOOKS - AUTH_HOOKS
 """The hooks that `Server` asks."""
 
 ANSWERS = (*hooks.ReturnCode, FAILED)
@@ -244,6 +245,8 @@ def plugins(draw, *, answers: Iterable[Answer] = ANSWERS):
                 server.fail()
             elif hook.name in {"mail_pre", "rcpt_pre"} and code is OK and text == "fine":
                 server.answer(OK, hook.path)
+            elif hook.name in {"mail_parse", "rcpt_parse"} and code is OK and text == "fine":
+                server.answer(OK, hook.argument.partition(":")[2])
             else:
                 server.answer(code, *([text] if text else []))
 

@@ -14,7 +14,7 @@ PRE_CONNECTION = hooks.PreConnection("192.0.2.1", 1025, "192.0.2.2", 25, 5, ("19
 def test_hooks_are_found_by_their_names():
     assert hooks.HOOKS.keys() == VERDICTS.keys()
     assert all(hook.name == name for name, hook in hooks.HOOKS.items())
-    assert {hook.__name__ for hook in hooks.HOOKS.values()} == set(hooks.__all__) - {"HOOKS", "Hook"}
+    assert {hook.__name__ for hook in hooks.HOOKS.values()} == set(hooks.__all__) - {"HOOKS", "Hook", "ParseHook"}
 
 
 @pytest.mark.parametrize("hook", hooks.HOOKS.values())
@@ -29,6 +29,12 @@ def test_a_hook_is_a_frozen_value_with_slots(hook):
     ("hook", "arguments"),
     [
         (hooks.Connect(), ()),
+        (hooks.HeloParse("client.example"), ()),
+        (hooks.EhloParse("client.example"), ()),
+        (hooks.AuthParse("plain"), ("plain",)),
+        (hooks.AuthCramMd5("cram-md5", "u", "", "d", "t"), ("cram-md5", "u", "", "d", "t")),
+        (hooks.MailParse("FROM:<>"), ("FROM:<>",)),
+        (hooks.RcptParse("TO:<a@b>"), ("TO:<a@b>",)),
         (hooks.Helo("client.example"), ("client.example",)),
         (hooks.Ehlo("client.example", ("and", "more")), ("client.example", "and", "more")),
         (hooks.MailPre("<a@b>", {"x": None}), ("<a@b>", {"x": None})),
@@ -43,6 +49,7 @@ def test_a_hook_is_a_frozen_value_with_slots(hook):
         (hooks.Deny("rcpt_ok", DENY, "no"), ("rcpt_ok", DENY, "no")),
         (hooks.Ok("rcpt_ok", DENY, "no"), ("rcpt_ok", DENY, "no")),
         (hooks.Config("me"), ("me",)),
+        (hooks.UserConfig(SENDER, "quota"), (SENDER, "quota")),
         (hooks.Logging(6, "rcpt", "rcpt_ok", "text"), (6, "rcpt", "rcpt_ok", "text")),
     ],
 )
@@ -54,10 +61,13 @@ def test_a_session_meets_the_hooks_in_this_order():
     driver = Driver(EHLO, MAIL, RCPT, DATA, MESSAGE, b"NOOP\r\n", QUIT)
     assert driver.names == [
         "connect",
+        "ehlo_parse",
         "ehlo",
         "reset_transaction",
+        "mail_parse",
         "mail_pre",
         "mail",
+        "rcpt_parse",
         "rcpt_pre",
         "rcpt",
         "data",
@@ -83,6 +93,10 @@ def test_a_session_meets_the_hooks_in_this_order():
 @pytest.mark.parametrize(
     ("chunks", "hook"),
     [
+        ((b"HELO  client.example and more\r\n",), hooks.HeloParse(" client.example and more")),
+        ((EHLO,), hooks.EhloParse("client.example")),
+        ((EHLO, b"mail FROM:<> X=1 \r\n"), hooks.MailParse("FROM:<> X=1 ")),
+        ((EHLO, MAIL, b"RCPT to\r\n"), hooks.RcptParse("to")),
         ((b"HELO client.example and more\r\n",), hooks.Helo("client.example", ("and", "more"))),
         ((b"ehlo  [192.0.2.1]\r\n",), hooks.Ehlo("[192.0.2.1]")),
         ((EHLO, b"MAIL FROM: <sender@example.org> X=1\r\n"), hooks.MailPre("<sender@example.org>", {"x": "1"})),

@@ -65,7 +65,7 @@ sys.modules.update(dict.fromkeys(outside))  # importing a name that leads to Non
 builtins.open = builtins.input = builtins.print = poisoned
 
 PROBE
-from qpsmtpd.protocol import CLOSED, NEED_DATA, OK, Extension, Hook, Limits, Server, hooks
+from qpsmtpd.protocol import CLOSED, DECLINED, NEED_DATA, OK, Extension, Hook, Limits, Server, hooks
 
 server = Server(hooks=hooks.HOOKS, limits=Limits(message_size=10_000))
 output = b""
@@ -77,7 +77,10 @@ for chunk in (
     server.receive_data(chunk)
     while (event := server.next_event()) is not NEED_DATA and event is not CLOSED:
         if isinstance(event, Hook):
-            server.answer(OK, event.path) if hasattr(event, "path") else server.answer(OK)
+            if isinstance(event, hooks.ParseHook):
+                server.answer(DECLINED)
+            else:
+                server.answer(OK, event.path) if hasattr(event, "path") else server.answer(OK)
     output += server.data_to_send()
 assert event is CLOSED
 sys.stdout.write(output.decode())

@@ -3,7 +3,18 @@
 import pytest
 from tests.protocol.conftest import ANSWERS, ASKED, DATA, EHLO, MAIL, MESSAGE, QUIT, RCPT, Driver, respond
 
-from qpsmtpd.protocol import DECLINED, DENY, DENY_DISCONNECT, DENYSOFT, DENYSOFT_DISCONNECT, DONE, FAILED, OK, VERDICTS
+from qpsmtpd.protocol import (
+    DECLINED,
+    DENY,
+    DENY_DISCONNECT,
+    DENYSOFT,
+    DENYSOFT_DISCONNECT,
+    DONE,
+    FAILED,
+    OK,
+    VERDICTS,
+    hooks,
+)
 from qpsmtpd.protocol.hooks import HOOKS
 
 ROWS = [(name, answer) for name in HOOKS for answer in ANSWERS]
@@ -14,10 +25,14 @@ NO_REPLY_IS_DUE = set(HOOKS) - {name for name, answer in REPLIES if answer is FA
 TO_CONTENT = (EHLO, MAIL, RCPT, DATA)
 TRIGGER = {
     "connect": (),
+    "helo_parse": (b"HELO client.example\r\n",),
     "helo": (b"HELO client.example\r\n",),
+    "ehlo_parse": (EHLO,),
     "ehlo": (EHLO,),
+    "mail_parse": (EHLO, MAIL),
     "mail_pre": (EHLO, MAIL),
     "mail": (EHLO, MAIL),
+    "rcpt_parse": (EHLO, MAIL, RCPT),
     "rcpt_pre": (EHLO, MAIL, RCPT),
     "rcpt": (EHLO, MAIL, RCPT),
     "data": TO_CONTENT,
@@ -70,7 +85,7 @@ def test_a_temporary_refusal_that_closes_is_421(name, answer):
 
 @pytest.mark.parametrize(("name", "answer"), REPLIES)
 def test_greetings_have_no_status_code(name, answer):
-    if name in {"connect", "pre-connection", "helo", "ehlo"}:
+    if name in {"connect", "pre-connection", "helo_parse", "helo", "ehlo_parse", "ehlo"}:
         assert VERDICTS[name][answer].reply.enhanced is None
 
 
@@ -85,7 +100,9 @@ def test_a_connection_is_refused_with_554_or_421(name):
 @pytest.mark.parametrize("name", sorted(set(HOOKS) - NO_REPLY_IS_DUE))
 def test_a_hook_that_fails_lets_nothing_through(name):
     verdict = VERDICTS[name][FAILED]
-    expected = {"connect": 421, "pre-connection": 421, "quit": 221}.get(name, 451)
+    expected = {"connect": 421, "pre-connection": 421, "quit": 221}.get(
+        name, 454 if issubclass(HOOKS[name], hooks.Auth) else 451
+    )
     assert verdict.reply.code == expected
     assert verdict.proceed == (name in {"quit", "queue"})  # behind queue there is only queue_post
 
@@ -100,11 +117,11 @@ def took_effect(driver, name):
     match name:
         case "connect":
             return driver.code(EHLO) == 250
-        case "helo" | "ehlo":
+        case "helo_parse" | "helo" | "ehlo_parse" | "ehlo":
             return driver.code(MAIL) == 250
-        case "mail_pre" | "mail":
+        case "mail_parse" | "mail_pre" | "mail":
             return driver.code(RCPT) == 250
-        case "rcpt_pre" | "rcpt":
+        case "rcpt_parse" | "rcpt_pre" | "rcpt":
             return driver.code(DATA) == 354
         case "data":
             return driver.server.in_content
@@ -118,9 +135,14 @@ def took_effect(driver, name):
 @pytest.mark.parametrize(("name", "answer"), LIVE_ROWS)
 def test_a_live_server_does_what_the_row_says(name, answer):
     verdict = VERDICTS[name][answer]
-    # OK with a text replaces the path here, which has a test of its own.
-    pre = name in {"mail_pre", "rcpt_pre"}
-    path = {"mail_pre": "<sender@example.org>", "rcpt_pre": "<rcpt@example.net>"}.get(name, "plugin text")
+    # OK with a text replaces the path, or the whole argument, here, which has a test of its own.
+    pre = name.endswith(("_pre", "_parse"))
+    path = {
+        "mail_parse": "<sender@example.org>",
+        "mail_pre": "<sender@example.org>",
+        "rcpt_parse": "<rcpt@example.net>",
+        "rcpt_pre": "<rcpt@example.net>",
+    }.get(name, "plugin text")
     driver = Driver(asked=ASKED, answers={name: (answer, path)})
     replies = driver.replies
     for chunk in TRIGGER[name]:
@@ -132,7 +154,7 @@ def test_a_live_server_does_what_the_row_says(name, answer):
         (reply,) = replies
         text = verdict.reply.text.replace("%s", SUBJECT.get(name, "%s"))
         assert (reply.code, reply.enhanced) == (verdict.reply.code, verdict.reply.enhanced)
-        assert reply.text == ("plugin text" if verdict.plugin_text else text)
+        assert reply.text == (path if verdict.plugin_text else text)
     elif answer is DONE and not (pre or verdict.proceed):
         assert replies == []  # the plugin did not respond either
     if name not in {"reset_transaction", "disconnect"}:
@@ -151,11 +173,11 @@ def test_a_live_server_does_what_the_row_says(name, answer):
 
 @pytest.mark.parametrize("answer", ANSWERS)
 @pytest.mark.parametrize("name", sorted(ASKED))
-def test_a_plugins_own_reply_is_sent_if_and_only_if_the_answer_is_done(name, answer):
+def test_a_plugins_own_reply_is_sent_where_the_table_says_so(name, answer):
     driver = Driver(*TRIGGER[name], answers=respond(name, answer, 299, "from", "the plugin"))
     driver.eof()
     own = [reply for reply in driver.replies if reply.code == 299]
-    assert bool(own) == (answer is DONE)
+    assert bool(own) == VERDICTS[name][answer].own_reply
     assert {reply.text for reply in own} <= {"from\nthe plugin"}
 
 

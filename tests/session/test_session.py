@@ -7,7 +7,6 @@ import threading
 import pytest
 
 from qpsmtpd import DECLINED, DENY, DENY_DISCONNECT, DENYSOFT, DONE, OK, Pause, Plugin, blocking
-from qpsmtpd.loader import _chains
 from qpsmtpd.session.connection import Peer
 from qpsmtpd.session.effects import SHUTTING_DOWN, TIMED_OUT
 from qpsmtpd.site import Census
@@ -38,12 +37,7 @@ def site(log):
     """Make a site from plugin classes; those before `Base` are asked first."""
 
     def make(*classes, config=None, clock=None):
-        made = make_site(log=log, config=config, clock=clock)
-        made.plugins = [cls(made, cls.__name__) for cls in (*classes, Base)]
-        for plugin in made.plugins:
-            plugin.register(made)
-        made.chains = _chains(made.plugins)
-        return made
+        return make_site(*classes, Base, log=log, config=config, clock=clock)
 
     return make
 

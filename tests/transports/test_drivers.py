@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from qpsmtpd import DECLINED, OK, Pause, Plugin, blocking
-from qpsmtpd.loader import _chains
+from qpsmtpd.loader import add
 from qpsmtpd.site import Site
 from qpsmtpd.testing import make_site
 
@@ -50,10 +50,8 @@ def site(log, tmp_path):
         base = make_site(config={"spool_dir": [str(tmp_path / "spool")], **config})
         made = Site(base.settings, write=log.append)
         made.settings._clock = made.clock
-        made.plugins = [cls(made, cls.__name__) for cls in (*classes, Accept)]
-        for plugin in made.plugins:
-            plugin.register(made)
-        made.chains = _chains(made.plugins)
+        for cls in (*classes, Accept):
+            add(made, cls)
         made.current_settings()
         return made
 

@@ -10,7 +10,7 @@ limit of their own: the command line has one, and RFC 5321 section 4.5.3.1 asks 
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from qpsmtpd.protocol.errors import SyntaxProblem
 from qpsmtpd.protocol.replies import Reply
@@ -47,6 +47,8 @@ class Mailbox:
 
     local_part: str
     domain: str | None
+    notes: dict[str, object] = field(default_factory=dict[str, object], compare=False, repr=False)
+    """Whatever plugins keep about this address, for as long as the mail transaction lasts."""
 
     def __bool__(self) -> bool:
         return bool(self.local_part) or self.domain is not None
@@ -88,7 +90,6 @@ class Mailbox:
 NULL_PATH = Mailbox("", None)
 """The null reverse-path `<>` of bounces (RFC 5321 section 4.5.5)."""
 
-_POSTMASTER = Mailbox("postmaster", None)
 _MALFORMED = SyntaxProblem(Reply(501, "5.1.3", "Syntax error in the address"))
 
 
@@ -101,9 +102,9 @@ def parse_path(text: str) -> Mailbox | SyntaxProblem:
     if plain is not None:
         return Mailbox(plain[1], plain[2])
     if _NULL.fullmatch(text):
-        return NULL_PATH
+        return Mailbox("", None)
     if text.lower() == "<postmaster>":
-        return _POSTMASTER
+        return Mailbox("postmaster", None)
     match = _PATH.fullmatch(text)
     if match is None:
         return _MALFORMED

@@ -5,7 +5,7 @@ Total functions: any line in, a value or a `SyntaxProblem` out.
 
 import enum
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -18,6 +18,7 @@ __all__ = [
     "Extension",
     "Parameters",
     "check_parameters",
+    "parse_parameters",
     "parse_path_argument",
 ]
 
@@ -104,11 +105,12 @@ def parse_path_argument(keyword: str, argument: str) -> tuple[str, Parameters] |
         )
         path = argument.rsplit(None, count)[0]
         words = words[len(words) - count :]
-    parameters = _parse_parameters(words)
+    parameters = parse_parameters(words)
     return parameters if isinstance(parameters, SyntaxProblem) else (path, parameters)
 
 
-def _parse_parameters(words: list[str]) -> Parameters | SyntaxProblem:
+def parse_parameters(words: Sequence[str]) -> Parameters | SyntaxProblem:
+    """Read words of the form `KEYWORD` or `KEYWORD=value`; each keyword may come once."""
     parameters: dict[str, str | None] = {}
     for word in words:
         match = _PARAMETER.fullmatch(word)

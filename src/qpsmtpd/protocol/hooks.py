@@ -2,10 +2,8 @@
 
 This is the table of contents of the system, in the order in which a session meets the
 hooks. What an answer means stands in `verdicts`. The hooks of the last section are run by
-the session or the daemon alone; `protocol.Server` never asks them.
-
-To come, each in its place: the parse hooks (`helo_parse`, `ehlo_parse`, `mail_parse`,
-`rcpt_parse`, `auth_parse`) and the hooks of AUTH.
+the session or the daemon alone; `protocol.Server` never asks them, nor yet those of AUTH,
+which it does not speak.
 """
 
 from collections.abc import Mapping
@@ -18,6 +16,11 @@ from qpsmtpd.protocol.returncodes import ReturnCode
 
 __all__ = [
     "HOOKS",
+    "Auth",
+    "AuthCramMd5",
+    "AuthLogin",
+    "AuthParse",
+    "AuthPlain",
     "Config",
     "Connect",
     "Data",
@@ -27,14 +30,18 @@ __all__ = [
     "Deny",
     "Disconnect",
     "Ehlo",
+    "EhloParse",
     "Helo",
+    "HeloParse",
     "Help",
     "Hook",
     "Logging",
     "Mail",
+    "MailParse",
     "MailPre",
     "Noop",
     "Ok",
+    "ParseHook",
     "PostConnection",
     "PostFork",
     "PreConnection",
@@ -43,10 +50,12 @@ __all__ = [
     "QueuePre",
     "Quit",
     "Rcpt",
+    "RcptParse",
     "RcptPre",
     "ReceivedLine",
     "ResetTransaction",
     "UnrecognizedCommand",
+    "UserConfig",
     "Vrfy",
 ]
 
@@ -60,11 +69,15 @@ class Hook:
     name: ClassVar[str] = ""
     """The hook's name, as in the original's documentation."""
 
-    def __init_subclass__(cls, *, name: str = "") -> None:
+    of_transaction: ClassVar[bool] = False
+    """Whether the hook belongs to a mail transaction, and not to the connection at large."""
+
+    def __init_subclass__(cls, *, name: str = "", of_transaction: bool = False) -> None:
         # dataclass(slots=True) makes each class anew, by a call without keywords.
         if name:
-            cls.name = name
-        _BY_NAME[cls.name] = cls
+            cls.name, cls.of_transaction = name, of_transaction
+        if cls.name:
+            _BY_NAME[cls.name] = cls
 
     @property
     def arguments(self) -> tuple[object, ...]:
@@ -82,6 +95,35 @@ class Connect(Hook, name="connect"):
 
 
 @dataclass(frozen=True, slots=True)
+class ParseHook(Hook):
+    """The arguments of a command, as sent, before they are taken apart.
+
+    OK with texts gives the pieces instead of the built-in parser; DECLINED leaves it to that.
+    """
+
+    argument: str
+    """The rest of the line behind the command word."""
+
+    @property
+    def command(self) -> str:
+        """The command word in lower case."""
+        return self.name.removesuffix("_parse")
+
+    @property
+    def arguments(self) -> tuple[object, ...]:
+        return (self.argument,)
+
+
+@dataclass(frozen=True, slots=True)
+class HeloParse(ParseHook, name="helo_parse"):
+    """The arguments of HELO; the pieces are the host name and further words."""
+
+    @property
+    def arguments(self) -> tuple[object, ...]:
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
 class Helo(Hook, name="helo"):
     """HELO: the host name, and any further words of the line."""
 
@@ -91,6 +133,15 @@ class Helo(Hook, name="helo"):
     @property
     def arguments(self) -> tuple[object, ...]:
         return (self.host, *self.words)
+
+
+@dataclass(frozen=True, slots=True)
+class EhloParse(ParseHook, name="ehlo_parse"):
+    """The arguments of EHLO; the pieces are the host name and further words."""
+
+    @property
+    def arguments(self) -> tuple[object, ...]:
+        return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +157,51 @@ class Ehlo(Hook, name="ehlo"):
 
 
 @dataclass(frozen=True, slots=True)
-class MailPre(Hook, name="mail_pre"):
+class AuthParse(ParseHook, name="auth_parse"):
+    """The arguments of AUTH; the pieces are the mechanism and an initial response."""
+
+
+@dataclass(frozen=True, slots=True)
+class Auth(Hook, name="auth"):
+    """Credentials, for plugins that check them whatever the mechanism.
+
+    Asked when the hook of the mechanism itself has declined. `password` is empty where the
+    mechanism does not send it, `digest` and `ticket` where it has no challenge.
+    """
+
+    mechanism: str
+    user: str
+    password: str
+    digest: str
+    ticket: str
+
+    @property
+    def arguments(self) -> tuple[object, ...]:
+        return self.mechanism, self.user, self.password, self.digest, self.ticket
+
+
+@dataclass(frozen=True, slots=True)
+class AuthPlain(Auth, name="auth-plain"):
+    """Credentials of AUTH PLAIN (RFC 4616)."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuthLogin(Auth, name="auth-login"):
+    """Credentials of AUTH LOGIN."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuthCramMd5(Auth, name="auth-cram-md5"):
+    """Credentials of AUTH CRAM-MD5 (RFC 2195): the digest, and the ticket it was made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class MailParse(ParseHook, name="mail_parse", of_transaction=True):
+    """The arguments of MAIL; the pieces are the path and the parameters, `KEYWORD=value`."""
+
+
+@dataclass(frozen=True, slots=True)
+class MailPre(Hook, name="mail_pre", of_transaction=True):
     """The reverse-path as sent, before it is parsed; OK with a text replaces it."""
 
     path: str
@@ -118,7 +213,7 @@ class MailPre(Hook, name="mail_pre"):
 
 
 @dataclass(frozen=True, slots=True)
-class Mail(Hook, name="mail"):
+class Mail(Hook, name="mail", of_transaction=True):
     """MAIL: a well-formed reverse-path."""
 
     sender: Mailbox
@@ -130,7 +225,12 @@ class Mail(Hook, name="mail"):
 
 
 @dataclass(frozen=True, slots=True)
-class RcptPre(Hook, name="rcpt_pre"):
+class RcptParse(ParseHook, name="rcpt_parse", of_transaction=True):
+    """The arguments of RCPT; the pieces are the path and the parameters, `KEYWORD=value`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RcptPre(Hook, name="rcpt_pre", of_transaction=True):
     """The forward-path as sent, before it is parsed; OK with a text replaces it."""
 
     path: str
@@ -142,7 +242,7 @@ class RcptPre(Hook, name="rcpt_pre"):
 
 
 @dataclass(frozen=True, slots=True)
-class Rcpt(Hook, name="rcpt"):
+class Rcpt(Hook, name="rcpt", of_transaction=True):
     """RCPT: a well-formed forward-path."""
 
     recipient: Mailbox
@@ -154,22 +254,22 @@ class Rcpt(Hook, name="rcpt"):
 
 
 @dataclass(frozen=True, slots=True)
-class Data(Hook, name="data"):
+class Data(Hook, name="data", of_transaction=True):
     """DATA, before the client is told to go ahead."""
 
 
 @dataclass(frozen=True, slots=True)
-class DataHeadersEnd(Hook, name="data_headers_end"):
+class DataHeadersEnd(Hook, name="data_headers_end", of_transaction=True):
     """The blank line after the message header, or the final dot where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
-class DataPostHeaders(Hook, name="data_post_headers"):
+class DataPostHeaders(Hook, name="data_post_headers", of_transaction=True):
     """All content has come; no field has been added yet."""
 
 
 @dataclass(frozen=True, slots=True)
-class ReceivedLine(Hook, name="received_line"):
+class ReceivedLine(Hook, name="received_line", of_transaction=True):
     """The trace field is about to be added; OK with a text gives its body.
 
     `protocol` is a transmission type of RFC 3848; `authentication` and `tls` are comments.
@@ -185,27 +285,27 @@ class ReceivedLine(Hook, name="received_line"):
 
 
 @dataclass(frozen=True, slots=True)
-class DataPost(Hook, name="data_post"):
+class DataPost(Hook, name="data_post", of_transaction=True):
     """The message is whole: the place for content checks."""
 
 
 @dataclass(frozen=True, slots=True)
-class QueuePre(Hook, name="queue_pre"):
+class QueuePre(Hook, name="queue_pre", of_transaction=True):
     """The message has passed all checks and is about to be queued."""
 
 
 @dataclass(frozen=True, slots=True)
-class Queue(Hook, name="queue"):
+class Queue(Hook, name="queue", of_transaction=True):
     """Take the message: OK says it is on disk or with the next hop."""
 
 
 @dataclass(frozen=True, slots=True)
-class QueuePost(Hook, name="queue_post"):
+class QueuePost(Hook, name="queue_post", of_transaction=True):
     """The queue hook has been answered and the transaction is over."""
 
 
 @dataclass(frozen=True, slots=True)
-class ResetTransaction(Hook, name="reset_transaction"):
+class ResetTransaction(Hook, name="reset_transaction", of_transaction=True):
     """The mail transaction is forgotten: before MAIL, after RSET, a message or a session."""
 
 
@@ -316,6 +416,18 @@ class Config(Hook, name="config"):
     @property
     def arguments(self) -> tuple[object, ...]:
         return (self.setting,)
+
+
+@dataclass(frozen=True, slots=True)
+class UserConfig(Hook, name="user_config"):
+    """A setting is looked up for one address; OK with texts gives its values."""
+
+    address: Mailbox
+    setting: str
+
+    @property
+    def arguments(self) -> tuple[object, ...]:
+        return self.address, self.setting
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,19 +8,26 @@ syntax in `commands` and `addresses`, the end of content in `framing`.
 Nothing in here knows sockets, time or plugins.
 """
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from qpsmtpd.protocol import hooks
 from qpsmtpd.protocol.addresses import NULL_PATH, Mailbox, parse_path
-from qpsmtpd.protocol.commands import Command, Extension, Parameters, check_parameters, parse_path_argument
+from qpsmtpd.protocol.commands import (
+    Command,
+    Extension,
+    Parameters,
+    check_parameters,
+    parse_parameters,
+    parse_path_argument,
+)
 from qpsmtpd.protocol.errors import LocalProtocolError, SyntaxProblem
 from qpsmtpd.protocol.events import CLOSED, DRAIN, NEED_DATA, Content, Event
 from qpsmtpd.protocol.framing import ContentReader, HeaderSplitter, LineEndings, Mark
 from qpsmtpd.protocol.hooks import Hook
 from qpsmtpd.protocol.limits import Limits
 from qpsmtpd.protocol.replies import Reply, encode_reply
-from qpsmtpd.protocol.returncodes import DECLINED, DONE, OK, ReturnCode
+from qpsmtpd.protocol.returncodes import DECLINED, OK, ReturnCode
 from qpsmtpd.protocol.state import ORDER, State
 from qpsmtpd.protocol.verdicts import FAILED, VERDICTS, Answer, Verdict
 
@@ -100,7 +107,7 @@ class Server:
         self._quitting = False
         self._pending: Hook | None = None
         self._answer = _NOTHING
-        self._own_reply: tuple[Reply, ...] = ()
+        self._own_reply: Reply | None = None
         self._goodbye: Reply | None = None
         self._searched = 0  # octets at the start of the input known to hold no LF
         self.in_content = False
@@ -161,8 +168,6 @@ class Server:
             raise LocalProtocolError("no hook was asked")
         self._pending = None
         self._answer = code, texts
-        if code is not DONE:
-            self._own_reply = ()
 
     def fail(self) -> None:
         """Say that the hook that was asked could not be answered; the client is told 451.
@@ -173,18 +178,18 @@ class Server:
             raise LocalProtocolError("no hook was asked")
         self._pending = None
         self._answer = FAILED, ()
-        self._own_reply = ()
 
     def respond(self, code: int, *lines: str) -> None:
         """Prepare the plugin's own reply to the pending hook; it is sent if the answer is DONE.
 
-        Raises LocalProtocolError if no hook was asked, and ValueError for an impossible code.
+        A command has one reply: of several, the last is sent. Raises LocalProtocolError if no
+        hook was asked, and ValueError for an impossible code.
         """
         if self._pending is None:
             raise LocalProtocolError("no hook was asked")
         if not 200 <= code <= 599:
             raise ValueError(f"not a reply code: {code}")
-        self._own_reply += (Reply(code, None, "\n".join(lines)),)
+        self._own_reply = Reply(code, None, "\n".join(lines))
 
     def announce(self, *keywords: str) -> None:
         """Add keywords, with their parameters, to the reply to the next EHLO; HELO forgets them."""
@@ -198,7 +203,7 @@ class Server:
         if self._pending is not None:
             raise LocalProtocolError(f"the {self._pending.name} hook waits for its answer")
         if not self._closing:
-            self._goodbye, self._own_reply = reply, ()
+            self._goodbye, self._own_reply = reply, None
 
     def data_to_send(self) -> bytes:
         """The replies that wait to be sent; they are then forgotten here."""
@@ -277,13 +282,19 @@ class Server:
     # One script a command
 
     def _helo(self, argument: str) -> _Script:
-        yield from self._hello(hooks.Helo, argument)
+        yield from self._hello(hooks.Helo, hooks.HeloParse, argument)
 
     def _ehlo(self, argument: str) -> _Script:
-        yield from self._hello(hooks.Ehlo, argument)
+        yield from self._hello(hooks.Ehlo, hooks.EhloParse, argument)
 
-    def _hello(self, hook: type[hooks.Helo | hooks.Ehlo], argument: str) -> _Script:
-        words = argument.split()
+    def _hello(self, hook: type[hooks.Helo | hooks.Ehlo], parse_hook: type[hooks.ParseHook], argument: str) -> _Script:
+        words: Sequence[str] = argument.split()
+        if parse_hook.name in self._wanted:
+            parsed = yield from self._pieces(parse_hook, argument)
+            if parsed is None:
+                return
+            answer, pieces = parsed
+            words = pieces if answer is OK else words
         if not words or words[0].isdigit():  # a number is no host name (RFC 1123 section 2.1)
             self._refuse(_NO_HOST)
             return
@@ -307,11 +318,11 @@ class Server:
         return keywords + self._keywords
 
     def _mail(self, argument: str) -> _Script:
-        parsed = self._path_and_parameters(Command.MAIL, "FROM:", argument)
+        yield from self._forget_transaction()
+        parsed = yield from self._path_and_parameters(Command.MAIL, "FROM:", hooks.MailParse, argument)
         if parsed is None:
             return
         path, parameters = parsed
-        yield from self._forget_transaction()
         self._utf8 = "smtputf8" in parameters
         if "mail_pre" in self._wanted:
             mended = yield from self._mended(hooks.MailPre, path, parameters)
@@ -329,7 +340,7 @@ class Server:
             yield from self._end(verdict)
 
     def _rcpt(self, argument: str) -> _Script:
-        parsed = self._path_and_parameters(Command.RCPT, "TO:", argument)
+        parsed = yield from self._path_and_parameters(Command.RCPT, "TO:", hooks.RcptParse, argument)
         if parsed is None:
             return
         path, parameters = parsed
@@ -355,23 +366,43 @@ class Server:
         elif verdict.close or verdict.reset:
             yield from self._end(verdict)
 
-    def _path_and_parameters(self, command: Command, keyword: str, argument: str) -> tuple[str, Parameters] | None:
-        """What follows MAIL or RCPT; None if it has been refused."""
-        parsed = parse_path_argument(keyword, argument)
-        if isinstance(parsed, SyntaxProblem):
-            self._refuse(parsed.reply)
+    def _path_and_parameters(
+        self, command: Command, keyword: str, hook: type[hooks.ParseHook], argument: str
+    ) -> Generator[Event, _Result, tuple[str, Parameters] | None]:
+        """What follows MAIL or RCPT, by a plugin's parser or our own; None if it has been refused."""
+        parsed: tuple[str, Parameters] | SyntaxProblem | None = None
+        if hook.name in self._wanted:
+            result = yield from self._pieces(hook, argument)
+            if result is None:
+                return None
+            answer, pieces = result
+            if answer is OK:
+                parameters = parse_parameters(pieces[1:])
+                path = pieces[0] if pieces else ""
+                parsed = parameters if isinstance(parameters, SyntaxProblem) else (path, parameters)
+        if parsed is None:
+            parsed = parse_path_argument(keyword, argument)
+        problem = parsed if isinstance(parsed, SyntaxProblem) else self._unfit(command, parsed[1])
+        if problem is not None:
+            self._refuse(problem.reply)
             return None
-        _, parameters = parsed
-        if parameters:
-            problem = check_parameters(command, parameters, self._extensions)
-            if problem is not None:
-                self._refuse(problem.reply)
-                return None
-            size, limit = parameters.get("size"), self._limits.message_size
-            if size and limit is not None and int(size) > limit:
-                self._refuse(_TOO_LARGE)
-                return None
+        assert not isinstance(parsed, SyntaxProblem)
         return parsed
+
+    def _unfit(self, command: Command, parameters: Parameters) -> SyntaxProblem | None:
+        """What is wrong with the parameters of a command, or None."""
+        if not parameters:
+            return None
+        size, limit = parameters.get("size"), self._limits.message_size
+        problem = check_parameters(command, parameters, self._extensions)
+        if problem is None and size and limit is not None and int(size) > limit:
+            return SyntaxProblem(_TOO_LARGE)
+        return problem
+
+    def _pieces(self, hook: type[hooks.ParseHook], argument: str) -> Generator[Event, _Result, _Result | None]:
+        """What a plugin's parser makes of the arguments; None if they have been refused."""
+        result = yield hook(argument)
+        return result if self._judge(hook.name, result).proceed else None
 
     def _mended(
         self, hook: type[hooks.MailPre | hooks.RcptPre], path: str, parameters: Parameters
@@ -515,17 +546,15 @@ class Server:
         """What an answer means; the reply is said, the rest is for the caller to carry out."""
         answer, texts = result
         verdict = VERDICTS[hook][answer]
-        reply = verdict.reply
-        if reply is not None:
+        reply, own, self._own_reply = verdict.reply, self._own_reply, None
+        if own is not None and verdict.own_reply:
+            self._say(own)
+        elif reply is not None:
             if texts and verdict.plugin_text:
                 text = "\n".join(texts)
             else:
                 text = reply.text.replace("%s", subject) if subject else reply.text
             self._output += encode_reply(reply.code, reply.enhanced, text, self._enhanced, self._utf8)
-        elif self._own_reply:
-            for own in self._own_reply:
-                self._say(own)
-            self._own_reply = ()
         return verdict
 
     def _end(self, verdict: Verdict) -> _Script:

@@ -20,6 +20,7 @@ from qpsmtpd.protocol.returncodes import (
     DENYSOFT_DISCONNECT,
     DONE,
     OK,
+    REFUSALS,
     ReturnCode,
 )
 
@@ -44,7 +45,7 @@ class Verdict:
     """The meaning of one answer at one hook."""
 
     reply: Reply | None
-    """The reply with its default text; None: no reply is due, or the plugin gave it (DONE).
+    """The reply with its default text; None: no reply is due, or it is the plugin's to give (DONE).
 
     In the text, `%s` stands for the address that the command names.
     """
@@ -61,6 +62,9 @@ class Verdict:
     close: bool = False
     """Whether the connection is closed."""
 
+    own_reply: bool = False
+    """Whether a reply that the plugin has prepared itself is sent, in place of `reply`."""
+
 
 _Rows = Mapping[Answer, Verdict]
 
@@ -74,7 +78,7 @@ def _stop(code: int, enhanced: str | None, text: str, **flags: bool) -> Verdict:
 
 
 _SILENT_GO = Verdict(None, proceed=True)
-_SILENT_STOP = Verdict(None, proceed=False)
+_REPLIED = Verdict(None, proceed=False, own_reply=True)
 _TROUBLE = Verdict(Reply(451, "4.3.0", "Temporary local problem, please try again later"), proceed=False)
 _TROUBLE_RESET = Verdict(_TROUBLE.reply, proceed=False, reset=True)
 
@@ -91,11 +95,32 @@ _HELLO: _Rows = {
     DENYSOFT: _stop(450, None, "Sorry, not now, please try again later"),
     DENY_DISCONNECT: _stop(550, None, "Sorry, you are not welcome here", close=True),
     DENYSOFT_DISCONNECT: _stop(421, None, "Sorry, not now, please try again later", close=True),
-    DONE: _SILENT_STOP,
+    DONE: _REPLIED,
     FAILED: Verdict(Reply(451, None, "Temporary local problem, please try again later"), proceed=False),
 }
 
 _PRE: _Rows = {**_all(_SILENT_GO), FAILED: _TROUBLE}
+
+_PARSE: _Rows = {  # the answer is that of the parser
+    **_all(_stop(501, "5.5.4", "Syntax error in the arguments of the command")),
+    DONE: _stop(501, "5.5.4", "Syntax error in the arguments of the command", own_reply=True),
+    DECLINED: _SILENT_GO,
+    OK: _SILENT_GO,
+    FAILED: _TROUBLE,
+}
+
+_HELLO_PARSE: _Rows = {
+    **_PARSE,
+    **dict.fromkeys(REFUSALS, _stop(501, None, "Syntax error in the arguments of the command")),
+    DONE: _stop(501, None, "Syntax error in the arguments of the command", own_reply=True),
+    FAILED: _HELLO[FAILED],
+}
+
+_AUTH: _Rows = {
+    **_all(_stop(535, "5.7.8", "Authentication failed")),
+    OK: _go(235, "2.7.0", "Authentication successful", plugin_text=True),
+    FAILED: Verdict(Reply(454, "4.7.0", "Temporary authentication failure"), proceed=False),  # RFC 4954 section 6
+}
 
 VERDICTS: Mapping[str, _Rows] = {
     **{name: _all(_SILENT_GO) for name in HOOKS},  # hooks whose answer is ignored
@@ -106,11 +131,19 @@ VERDICTS: Mapping[str, _Rows] = {
         DENYSOFT: _stop(421, None, "Connection from you temporarily denied, bye bye", close=True),
         DENY_DISCONNECT: _stop(554, None, "Connection from you denied, bye bye", close=True),
         DENYSOFT_DISCONNECT: _stop(421, None, "Connection from you temporarily denied, bye bye", close=True),
-        DONE: _SILENT_GO,
+        DONE: Verdict(None, proceed=True, own_reply=True),
         FAILED: Verdict(Reply(421, None, "Temporary local problem, please try again later"), proceed=False, close=True),
     },
+    "helo_parse": _HELLO_PARSE,
     "helo": _HELLO,
+    "ehlo_parse": _HELLO_PARSE,
     "ehlo": _HELLO,
+    "auth_parse": _PARSE,
+    "auth-plain": _AUTH,
+    "auth-login": _AUTH,
+    "auth-cram-md5": _AUTH,
+    "auth": _AUTH,
+    "mail_parse": _PARSE,
     "mail_pre": _PRE,
     "mail": {
         DECLINED: _go(250, "2.1.0", "%s, sender OK"),
@@ -119,9 +152,10 @@ VERDICTS: Mapping[str, _Rows] = {
         DENYSOFT: _stop(450, "4.7.1", "%s temporarily denied"),
         DENY_DISCONNECT: _stop(550, "5.7.1", "%s denied", close=True),
         DENYSOFT_DISCONNECT: _stop(421, "4.7.1", "%s temporarily denied", close=True),
-        DONE: _SILENT_STOP,
+        DONE: _REPLIED,
         FAILED: _TROUBLE,
     },
+    "rcpt_parse": _PARSE,
     "rcpt_pre": _PRE,
     "rcpt": {
         DECLINED: _stop(450, "4.7.1", "No plugin decided if relaying is allowed"),
@@ -130,7 +164,7 @@ VERDICTS: Mapping[str, _Rows] = {
         DENYSOFT: _stop(450, "4.7.1", "Relaying denied for now"),
         DENY_DISCONNECT: _stop(550, "5.7.1", "Delivery denied", close=True),
         DENYSOFT_DISCONNECT: _stop(421, "4.7.1", "Delivery denied for now", close=True),
-        DONE: _SILENT_STOP,
+        DONE: _REPLIED,
         FAILED: _TROUBLE,
     },
     "data": {
@@ -140,7 +174,7 @@ VERDICTS: Mapping[str, _Rows] = {
         DENYSOFT: _stop(451, "4.7.1", "Message denied temporarily", reset=True),
         DENY_DISCONNECT: _stop(554, "5.7.1", "Message denied", close=True),
         DENYSOFT_DISCONNECT: _stop(421, "4.7.1", "Message denied temporarily", close=True),
-        DONE: _SILENT_STOP,
+        DONE: _REPLIED,
         FAILED: _TROUBLE_RESET,
     },
     # The client is still sending: only what closes can be answered here, and a failure is
@@ -160,7 +194,7 @@ VERDICTS: Mapping[str, _Rows] = {
         DENYSOFT: _stop(451, "4.7.1", "Message denied temporarily", reset=True),
         DENY_DISCONNECT: _stop(554, "5.7.1", "Message denied", close=True),
         DENYSOFT_DISCONNECT: _stop(421, "4.7.1", "Message denied temporarily", close=True),
-        DONE: _SILENT_STOP,
+        DONE: _REPLIED,
         FAILED: _TROUBLE_RESET,
     },
     "queue_pre": {
@@ -170,7 +204,7 @@ VERDICTS: Mapping[str, _Rows] = {
         DENYSOFT: _stop(451, "4.7.1", "Message denied temporarily", reset=True),
         DENY_DISCONNECT: _stop(554, "5.7.1", "Message denied", close=True),
         DENYSOFT_DISCONNECT: _stop(421, "4.7.1", "Message denied temporarily", close=True),
-        DONE: _SILENT_STOP,
+        DONE: _REPLIED,
         FAILED: _TROUBLE_RESET,
     },
     "queue": {
@@ -182,7 +216,7 @@ VERDICTS: Mapping[str, _Rows] = {
         DENYSOFT: _go(452, "4.3.0", "Message denied temporarily", reset=True, plugin_text=True),
         DENY_DISCONNECT: _stop(552, "5.3.0", "Message denied", close=True),
         DENYSOFT_DISCONNECT: _stop(421, "4.3.0", "Message denied temporarily", close=True),
-        DONE: Verdict(None, proceed=False, reset=True),
+        DONE: Verdict(None, proceed=False, reset=True, own_reply=True),
         FAILED: Verdict(_TROUBLE.reply, proceed=True, reset=True),
     },
     "vrfy": {
@@ -192,7 +226,7 @@ VERDICTS: Mapping[str, _Rows] = {
         DENYSOFT: _stop(450, "4.7.1", "Access denied for now"),
         DENY_DISCONNECT: _stop(554, "5.7.1", "Access denied", close=True),
         DENYSOFT_DISCONNECT: _stop(421, "4.7.1", "Access denied for now", close=True),
-        DONE: _SILENT_STOP,
+        DONE: _REPLIED,
         FAILED: _TROUBLE,
     },
     "noop": {
@@ -202,13 +236,13 @@ VERDICTS: Mapping[str, _Rows] = {
         DENYSOFT: _stop(450, "4.7.1", "Not now"),
         DENY_DISCONNECT: _stop(500, "5.7.1", "Not any more", close=True),
         DENYSOFT_DISCONNECT: _stop(421, "4.7.1", "Not now", close=True),
-        DONE: _SILENT_STOP,
+        DONE: _REPLIED,
         FAILED: _TROUBLE,
     },
     "help": {
         **_all(_go(214, "2.0.0", "Commands: HELO EHLO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT", plugin_text=True)),
         DENY: _stop(500, "5.5.4", "Syntax error"),
-        DONE: _SILENT_STOP,
+        DONE: _REPLIED,
         FAILED: _TROUBLE,
     },
     "unrecognized_command": {
@@ -216,12 +250,12 @@ VERDICTS: Mapping[str, _Rows] = {
         DENY: _stop(500, "5.5.1", "Unrecognized command"),
         DENYSOFT: _stop(450, "4.7.0", "Unrecognized command"),
         DENY_DISCONNECT: _stop(521, "5.5.1", "Unrecognized command", close=True),
-        DONE: _SILENT_STOP,
+        DONE: _REPLIED,
         FAILED: _TROUBLE,
     },
     "quit": {
         **_all(_go(221, "2.0.0", "Closing the connection, have a wonderful day", plugin_text=True, close=True)),
-        DONE: Verdict(None, proceed=True, close=True),
+        DONE: Verdict(None, proceed=True, close=True, own_reply=True),
         FAILED: _go(221, "2.0.0", "Closing the connection", close=True),
     },
     "pre-connection": {

@@ -16,7 +16,7 @@ from email.message import EmailMessage
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-__all__ = ["CHUNK", "Field", "Header", "Message"]
+__all__ = ["CHUNK", "Field", "Header", "Message", "make_field"]
 
 CHUNK = 65_536
 """Octets of a message handled at once."""
@@ -24,13 +24,15 @@ CHUNK = 65_536
 _FIELD = re.compile(rb"[^\r\n]*(?:\r\n[ \t][^\r\n]*)*(?:\r\n|$)")
 _NAME = re.compile(rb"[!-9;-~]+(?=[ \t]*:)")
 _FIELD_NAME = re.compile(r"[!-9;-~]+")
+_MBOX_LINE, _MBOX_NAME = b"From ", "Mail-From"
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
     """A header field as it stands in the message, CRLF included; folded lines belong to it.
 
-    A line that is no field has the empty name, and is kept like the others.
+    A line that is no field has the empty name, and is kept like the others. The line that
+    mbox files put between messages, `From ` without a colon, goes by the name Mail-From.
     """
 
     raw: bytes
@@ -39,12 +41,16 @@ class Field:
     def name(self) -> str:
         """The field name, as written."""
         match = _NAME.match(self.raw)
-        return match[0].decode("ascii") if match else ""
+        if match is None:
+            return _MBOX_NAME if self.raw.startswith(_MBOX_LINE) else ""
+        return match[0].decode("ascii")
 
     @property
     def value(self) -> str:
         """The field body without its final CRLF, folding kept; octets that are no UTF-8 are kept too."""
-        body = self.raw.partition(b":")[2] if self.name else self.raw
+        name = self.name
+        mark = b" " if self.raw.startswith(_MBOX_LINE) and name == _MBOX_NAME else b":"
+        body = self.raw.partition(mark)[2] if name else self.raw
         return body.strip(b"\r\n\t ").decode("utf-8", "surrogateescape")
 
 
@@ -66,15 +72,14 @@ class Header:
 
     def get_all(self, name: str) -> list[str]:
         """The bodies of all fields of this name, top to bottom."""
-        fields = self._fields()
-        return [Field(fields[index]).value for index in self._places(name)]
+        return [Field(self._fields()[index]).value for index in self._places(name)]
 
     def add(self, name: str, value: str, index: int | None = None) -> None:
         r"""Add a field before the one at `index` (0: on top), or at the end.
 
         A line feed in `value` folds the field. Raises ValueError for a bad name.
         """
-        field = _make_field(name, value)
+        field = make_field(name, value)
         fields = self._fields()
         fields.insert(len(fields) if index is None else index, field)
 
@@ -88,10 +93,16 @@ class Header:
     def delete(self, name: str) -> int:
         """Remove all fields of this name; give their number."""
         places = self._places(name)
-        fields = self._fields()
         for index in reversed(places):
-            del fields[index]
+            del self._fields()[index]
         return len(places)
+
+    def take(self, name: str) -> list[str]:
+        """Remove all fields of this name; give their bodies, top to bottom."""
+        bodies = self.get_all(name)
+        if bodies:
+            self.delete(name)
+        return bodies
 
     def replace(self, name: str, value: str) -> None:
         """Put a new body into the first field of this name and remove the others, or add one."""
@@ -112,6 +123,10 @@ class Header:
 
     def _places(self, name: str) -> list[int]:
         wanted = name.lower().encode()
+        if wanted == _MBOX_NAME.lower().encode():
+            return [index for index, raw in enumerate(self._fields()) if Field(raw).name.lower() == name.lower()]
+        if self._split is None and wanted not in self._raw.lower():
+            return []  # most fields that are looked for are not there, and need no splitting
         length = len(wanted)
         return [
             index
@@ -120,7 +135,11 @@ class Header:
         ]
 
 
-def _make_field(name: str, value: str) -> bytes:
+def make_field(name: str, value: str) -> bytes:
+    r"""A header field as sent, CRLF included; a line feed in `value` folds it.
+
+    What no field may hold is shown as `?`. Raises ValueError for a bad name.
+    """
     if not _FIELD_NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no header field name")
     lines = [" ".join(line.split("\r")).strip() for line in value.replace("\r\n", "\n").split("\n")]

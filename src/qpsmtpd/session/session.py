@@ -2,8 +2,9 @@
 
 Theory of operation. `run` is a generator of effects (`effects`). It takes events from
 `protocol.Server`; a hook is answered by its chain of plugins (`_ask`), then by what the
-session itself does at that hook (`_OWN`), and the answer goes back. A plugin is called in
-one place only (`_call`), so that a fault of a plugin is caught in one place only.
+session itself does at that hook (`_OWN`), and the answer goes back. A hook is called in
+one place only (`_ask`), so that a fault of a plugin is caught in one place only; the other
+code of plugins that runs here, the parsers that parse hooks have given, has `_parse`.
 
 Nothing in here reads or writes a socket, starts a thread or sleeps; clock and randomness
 are the site's, and arguments there.
@@ -12,12 +13,14 @@ are the site's, and arguments there.
 import contextvars
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import ClassVar, cast
 
 from qpsmtpd.logs import LOGDEBUG, LOGERROR, LOGINFO, LOGWARN
 from qpsmtpd.protocol import (
     CLOSED,
     DECLINED,
+    DENY,
     DRAIN,
     FAILED,
     NEED_DATA,
@@ -45,7 +48,7 @@ from qpsmtpd.session.effects import (
     Pause,
     Receive,
 )
-from qpsmtpd.session.trace import from_clause, received_field
+from qpsmtpd.session.trace import authentication_results_field, from_clause, received_field
 from qpsmtpd.session.transaction import Transaction
 from qpsmtpd.site import Entry, Kind, Site, current_session
 
@@ -61,6 +64,8 @@ _TOO_MANY = Reply(421, None, "Too many connections, please try again later")
 _TOO_MANY_FROM_YOU = Reply(421, None, "Too many connections from your address, please try again later")
 
 _WATCHERS = frozenset({"ok", "deny"})
+_PARSE_HOOKS = frozenset(name for name, hook in hooks.HOOKS.items() if issubclass(hook, hooks.ParseHook))
+_KEPT = {code: MappingProxyType({"return": code}) for code in ReturnCode}
 _NO_OPINION: tuple[Answer, _Texts] = (DECLINED, ())
 
 
@@ -88,6 +93,7 @@ class Session:
         self._in_header = False  # a piece of the header has come, and nothing behind it
         self._broken: OSError | None = None  # why the content could not be kept
         self._transactions = 0
+        self._parser: tuple[Entry, Callable[..., object]] | None = None  # what the last parse hook has given
         self._clock = site.clock
         self._deadline = site.clock() + settings.session_timeout
         self._next_command = Receive(settings.command_timeout)
@@ -173,7 +179,8 @@ class Session:
                 if self._broken is not None and VERDICTS[name][FAILED].reply is not None:
                     answer = FAILED
                 elif name in self._chains:
-                    answer, texts = yield from self._ask(event)
+                    chain = self._parse(event) if isinstance(event, hooks.ParseHook) else self._ask(event)
+                    answer, texts = yield from chain
                 if answer is FAILED:
                     server.fail()
                     continue
@@ -203,7 +210,9 @@ class Session:
         """
         name = hook.name
         arguments = (self.transaction, *hook.arguments)
-        answer, texts = _NO_OPINION
+        results = (self.transaction if hook.of_transaction else self.connection).notes
+        answer: ReturnCode = DECLINED
+        texts: _Texts = ()
         for entry in self._chains.get(name, ()):
             self.hook_name = name
             current_session.set(self)
@@ -222,13 +231,37 @@ class Session:
                 if VERDICTS[name][FAILED].reply is None:
                     continue
                 return FAILED, ()
+            kept = results.setdefault(entry.name, {})
+            if isinstance(kept, dict):  # else the plugin has a note of its own under this name
+                kept[entry.note] = _KEPT[answer]
             if self._watched and name not in _WATCHERS:
                 first = texts[0] if texts else ""
                 watcher = hooks.Deny if answer in REFUSALS else hooks.Ok
-                yield from self._ask(watcher(entry.name, cast("ReturnCode", answer), first))
+                yield from self._ask(watcher(entry.name, answer, first))
             if answer is not DECLINED:
                 return answer, texts
         return DECLINED, texts
+
+    def _parse(self, hook: hooks.ParseHook) -> _Chain:
+        """Run the chain of a parse hook, then the parser that it has given.
+
+        The code of the hook itself means nothing: without a parser the built-in one is used.
+        """
+        answer, _ = yield from self._ask(hook)
+        given = self._take_parser()
+        if answer is FAILED or given is None:
+            return (FAILED, ()) if answer is FAILED else _NO_OPINION
+        entry, parser = given
+        try:
+            code, texts = self._understood(hook.name, entry, parser(hook.command, hook.argument))
+        except Exception:  # noqa: BLE001 - it is a plugin's
+            self._site.log_failure(hook.name, entry.name, "the parser")
+            return FAILED, ()
+        return (DENY if code is DECLINED else code), texts
+
+    def _take_parser(self) -> tuple[Entry, Callable[..., object]] | None:
+        parser, self._parser = self._parser, None
+        return parser
 
     def _wait_for(self, entry: Entry, arguments: tuple[object, ...]) -> Generator[Effect, object, object]:
         """Run a hook method that the transport has a part in."""
@@ -257,13 +290,16 @@ class Session:
             if isinstance(effect, Pause) and isinstance(outcome, bytes):
                 self._early += outcome
 
-    def _understood(self, hook: str, entry: Entry, result: object) -> tuple[Answer, _Texts]:
+    def _understood(self, hook: str, entry: Entry, result: object) -> tuple[ReturnCode, _Texts]:
         """A hook's result as code and texts. Raises TypeError for what is none."""
         if result is None:
             self._site.log(LOGDEBUG, "returned None, which counts as DECLINED", hook=hook, plugin=entry.name)
             return DECLINED, ()
         if isinstance(result, tuple) and result:
             code, *given = cast("tuple[object, ...]", result)
+            if given and callable(given[0]) and hook in _PARSE_HOOKS:
+                self._parser = entry, given[0]
+                del given[0]
             texts = tuple(text for text in given if isinstance(text, str))
             if isinstance(code, ReturnCode) and len(texts) == len(given) - given.count(None):
                 return code, texts
@@ -295,12 +331,15 @@ class Session:
             self.transaction.add_recipient(event.recipient, event.parameters)
 
     def _received(self, event: hooks.ReceivedLine, answer: Answer, texts: _Texts) -> None:
-        body = "\n".join(texts) if answer is OK and texts else None
-        if body is not None:
-            self.transaction.header.add("Received", body, 0)
+        header, hostname = self.transaction.header, self._settings.hostname
+        if answer is OK:
+            header.add("Received", "\n".join(texts), 0)
         else:
-            by = f"by {self._settings.hostname} (qpsmtpd) with {event.protocol}"
-            self.transaction.header.prepend(received_field(self._trace_from, by, self.transaction, self._site.date()))
+            by = f"by {hostname} (qpsmtpd) with {event.protocol}"
+            header.prepend(received_field(self._trace_from, by, self.transaction, self._site.date()))
+        for forged in header.take("Authentication-Results"):
+            header.add("Original-Authentication-Results", forged)
+        header.prepend(authentication_results_field(hostname, self.connection, self.transaction))
 
     def _new_transaction(self, event: Hook, answer: Answer, texts: _Texts) -> None:
         del event, answer, texts

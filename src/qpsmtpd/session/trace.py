@@ -1,11 +1,16 @@
-"""The trace field (RFC 5321 section 4.4)."""
+"""The fields a server puts on top: Received (RFC 5321 section 4.4), Authentication-Results (RFC 8601)."""
 
 import re
+from typing import cast
 
 from qpsmtpd.session.connection import Connection
+from qpsmtpd.session.message import make_field
 from qpsmtpd.session.transaction import Transaction
 
-__all__ = ["from_clause", "received_field"]
+__all__ = ["AUTHENTICATION_RESULTS", "authentication_results_field", "from_clause", "received_field"]
+
+AUTHENTICATION_RESULTS = "authentication_results"
+"""The note, of connection or transaction, that keeps a list of results such as `spf=pass`."""
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9.:_\[\]\-]")
 
@@ -25,3 +30,16 @@ def received_field(from_: str, by: str, transaction: Transaction, date: str) -> 
     recipients = transaction.recipients
     only = f"\r\n\tfor {recipients[0].path}" if len(recipients) == 1 and recipients[0].is_ascii else ""
     return f"Received: {from_}\r\n\t{by} id {transaction.id}{only};\r\n\t{date}\r\n".encode("ascii", "replace")
+
+
+def authentication_results_field(hostname: str, connection: Connection, transaction: Transaction) -> bytes:
+    """The Authentication-Results field for a message, CRLF included (RFC 8601 section 2.2).
+
+    It holds what plugins have stored about the connection and about this transaction.
+    """
+    results = ["auth=none"]
+    for notes in (connection.notes, transaction.notes):
+        stored = notes.get(AUTHENTICATION_RESULTS)
+        if stored:
+            results += map(str, cast("list[object]", stored)) if isinstance(stored, list) else [str(stored)]
+    return make_field("Authentication-Results", "; ".join([hostname, *results]))

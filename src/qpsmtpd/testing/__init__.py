@@ -1,5 +1,6 @@
 """Help for tests of plugins and of programs that embed the server: no socket, no event loop."""
 
-from qpsmtpd.testing.memory import Client, make_site
+from qpsmtpd.testing.kit import Call, Kit
+from qpsmtpd.testing.memory import CLIENT, Client, Clock, make_site
 
-__all__ = ["Client", "make_site"]
+__all__ = ["CLIENT", "Call", "Client", "Clock", "Kit", "make_site"]

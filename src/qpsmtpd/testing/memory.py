@@ -1,38 +1,25 @@
 """A session in memory: the fifth transport, whose peer is the test."""
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from qpsmtpd.config import Config
-from qpsmtpd.loader import load
-from qpsmtpd.session.connection import Peer
+from qpsmtpd.config import Config, Line
+from qpsmtpd.loader import add, add_line, load
+from qpsmtpd.plugin import Plugin
+from qpsmtpd.protocol import Reply, parse_reply
+from qpsmtpd.session.connection import Connection, Peer
 from qpsmtpd.session.effects import TIMED_OUT, Await, CallBlocking, Close, Effect, Flush, Interruption, Pause, Receive
 from qpsmtpd.session.session import Session
+from qpsmtpd.session.transaction import Transaction
 from qpsmtpd.site import Site
+from qpsmtpd.testing.dialogue import escape, split_replies
 
-__all__ = ["Client", "make_site"]
+__all__ = ["CLIENT", "Client", "Clock", "make_site"]
 
 CLIENT = Peer("192.0.2.10", 40000, "192.0.2.1", 25, "client.example")
+"""Who connects where nobody else is named."""
 
-
-def make_site(
-    *plugins: str,
-    directory: Path | None = None,
-    log: list[str] | None = None,
-    clock: "Clock | None" = None,
-    config: Mapping[str, Sequence[str]] | None = None,
-) -> Site:
-    """A server with these lines of `config/plugins`, and settings as in files.
-
-    The log goes to `log`, every level of it. Raises ConfigError as the loader does.
-    """
-    settings = {"me": ("mx.example.test",), "loglevel": ("LOGDEBUG",), "plugins": plugins}
-    settings |= {name: tuple(values) for name, values in (config or {}).items()}
-    lines: list[str] = [] if log is None else log
-    clock = clock or Clock()
-    site = Site(Config(directory, settings, clock=clock), clock=clock, wall=clock.wall, write=lines.append)
-    load(site)
-    return site
+_MESSAGE = b"From: a@client.example\r\nSubject: test\r\n\r\nHello\r\n"
 
 
 class Clock:
@@ -42,31 +29,107 @@ class Clock:
         self.now = 0.0
 
     def __call__(self) -> float:
+        """Seconds since the test began."""
         return self.now
 
     def wall(self) -> float:
         """Seconds since the epoch: from the start of 2026."""
         return 1_767_225_600.0 + self.now
 
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += seconds
+
+
+def make_site(
+    *plugins: str | type[Plugin],
+    directory: Path | None = None,
+    log: list[str] | None = None,
+    clock: Clock | None = None,
+    config: Mapping[str, Sequence[str]] | None = None,
+) -> Site:
+    """A server with these plugins in this order, and settings as in files.
+
+    A plugin is a line as in `config/plugins`, or a class. The log goes to `log`, every level
+    of it. Raises ConfigError as the loader does.
+    """
+    settings = {"me": ("mx.example.test",), "loglevel": ("LOGDEBUG",), "plugins": ()}
+    settings |= {name: tuple(values) for name, values in (config or {}).items()}
+    lines: list[str] = [] if log is None else log
+    clock = clock or Clock()
+    site = Site(Config(directory, settings, clock=clock), clock=clock, wall=clock.wall, write=lines.append)
+    load(site)
+    for number, plugin in enumerate(plugins, 1):
+        if isinstance(plugin, str):
+            add_line(site, Line(plugin, (directory or Path("config")) / "plugins", number))
+        else:
+            add(site, plugin)
+    return site
+
 
 class Client:
     """A client of a session in memory. What it is told is in `replies`, and in each return value."""
 
-    def __init__(self, site: Site, peer: Peer = CLIENT) -> None:
-        """Connect. `replies` holds the greeting, unless the session waits for something."""
+    def __init__(self, site: Site, peer: Peer = CLIENT, *, early: bytes = b"") -> None:
+        """Connect. `replies` holds the greeting; `early` is sent before it has come."""
         self.session = Session(site, peer)
         self.replies = b""
+        self.transcript: list[str] = []
+        """The dialogue so far, a line `C: ...` or `S: ...` each; see `qpsmtpd.testing.dialogue`."""
         self.closed = False
         """The server has closed the connection."""
         self.pauses: list[Pause] = []
-        """Every pause the session has asked for; all are over at once."""
+        """Every pause the session has asked for; all are over at once, and the clock has moved on."""
+        self._clock = site.clock
+        self._early = early
+        if early:
+            self._note_sent(early)
         self._run = self.session.run()
         self._go(None)
+        if self._early and not self.closed:
+            self._early, early = b"", self._early
+            self._go(early)
+
+    @property
+    def connection(self) -> Connection:
+        """The connection as plugins see it, with its notes."""
+        return self.session.connection
+
+    @property
+    def transaction(self) -> Transaction:
+        """The mail transaction as plugins see it now, with its notes."""
+        return self.session.transaction
 
     def send(self, data: bytes) -> bytes:
         """Send bytes; give the replies they cause. Empty bytes close the client's side."""
         assert not self.closed, "the server has closed the connection"
+        self._note_sent(data)
         return self._go(data)
+
+    def say(self, *lines: str) -> Reply:
+        """Send lines, with CRLF each; give the one reply to them. Raises ValueError if there is another number."""
+        return parse_reply(self.send("".join(f"{line}\r\n" for line in lines).encode("utf-8", "surrogateescape")))
+
+    def deliver(
+        self,
+        content: bytes = _MESSAGE,
+        *,
+        sender: str = "a@client.example",
+        recipients: Iterable[str] = ("b@example.org",),
+    ) -> list[Reply]:
+        """Send a message, greeting the server first if need be; give all replies, up to a refusal.
+
+        `content` ends with CRLF; dots are stuffed here.
+        """
+        commands = [] if self.connection.hello else ["EHLO client.example"]
+        commands += [f"MAIL FROM:<{sender}>", *(f"RCPT TO:<{recipient}>" for recipient in recipients), "DATA"]
+        replies: list[Reply] = []
+        for command in commands:
+            replies.append(self.say(command))
+            if replies[-1].code >= 400 and not command.startswith("RCPT"):
+                return replies
+        stuffed = (b"\r\n" + content).replace(b"\r\n.", b"\r\n..")[2:]
+        return [*replies, parse_reply(self.send(stuffed + b".\r\n"))]
 
     def interrupt(self, interruption: Interruption = TIMED_OUT) -> bytes:
         """Let the client be silent for too long, or the server shut down; give the replies."""
@@ -76,6 +139,12 @@ class Client:
         """End the session as a transport does that is stopped itself."""
         self._run.close()
         self.closed = True
+
+    def _note_sent(self, data: bytes) -> None:
+        lines = data.split(b"\r\n")
+        self.transcript += [f"C: {escape(line)}" for line in lines[:-1]]
+        if lines[-1]:
+            self.transcript.append(f"C| {escape(lines[-1])}")
 
     def _go(self, result: object) -> bytes:
         said = b""
@@ -90,12 +159,18 @@ class Client:
             said += self.session.data_to_send()
             self.closed = True
         self.replies += said
+        self.transcript += [f"S: {escape(line)}" for reply in split_replies(said) for line in reply.split(b"\r\n")[:-1]]
         return said
 
     def _perform(self, effect: Effect) -> object:
         match effect:
             case Pause():
                 self.pauses.append(effect)
+                if effect.until_input and self._early:
+                    self._early, early = b"", self._early
+                    return early
+                if isinstance(self._clock, Clock):
+                    self._clock.advance(effect.seconds)
                 return b""
             case CallBlocking(function):
                 return function()
