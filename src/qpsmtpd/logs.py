@@ -4,6 +4,8 @@ A message reads `(hook) plugin: text`, the form that log processors know. Nothin
 break the line or drive a terminal: what is not printable is shown as an escape.
 """
 
+import contextlib
+import sys
 from collections.abc import Mapping
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "escape",
     "log_level",
     "message",
+    "write_stderr",
 ]
 
 LOGEMERG, LOGALERT, LOGCRIT, LOGERROR, LOGWARN, LOGNOTICE, LOGINFO, LOGDEBUG = range(8)
@@ -65,3 +68,10 @@ def message(hook: str, plugin: str, text: str) -> str:
     where = f"({hook}) " if hook else ""
     whom = f"{plugin}: " if plugin else ""
     return escape(f"{where}{whom}{text}")
+
+
+def write_stderr(text: str) -> None:
+    """Write whole lines to standard error at once; where it is closed nobody reads, which must not stop the mail."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        sys.stderr.write(text)
+        sys.stderr.flush()

@@ -24,7 +24,7 @@ from qpsmtpd.protocol import (
     ReturnCode,
     hooks,
 )
-from qpsmtpd.session.connection import Connection
+from qpsmtpd.session.connection import Connection, is_ipv6, is_localhost, is_valid_ip
 from qpsmtpd.session.effects import Effects
 from qpsmtpd.session.trace import AUTHENTICATION_RESULTS
 from qpsmtpd.session.transaction import Transaction
@@ -244,6 +244,10 @@ class Plugin:
 
     # Shared decisions
 
+    is_valid_ip = staticmethod(is_valid_ip)
+    is_localhost = staticmethod(is_localhost)
+    is_ipv6 = staticmethod(is_ipv6)
+
     def get_reject(self, text: str, reason: str = "") -> Result:
         """The result for a client that has failed a check, as the arguments of this plugin say.
 
@@ -452,7 +456,7 @@ class Plugin:
         """HELP. The texts are the answer; DENY is a syntax error; DONE: you have replied."""
         return DECLINED
 
-    def hook_unrecognized_command(self, transaction: Transaction, command: str, rest: str) -> HookResult:
+    def hook_unrecognized_command(self, transaction: Transaction, command: str, rest: str = "") -> HookResult:
         """An unknown command. DENY or DENY_DISCONNECT with a text; DONE: you have implemented it."""
         return DECLINED
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from qpsmtpd.config import Config, ConfigError
-from qpsmtpd.logs import LOGERROR, LOGWARN, log_level, message
+from qpsmtpd.logs import LOGERROR, LOGWARN, log_level, message, write_stderr
 from qpsmtpd.protocol import DECLINED, OK, Limits, Mailbox, ReturnCode
 from qpsmtpd.session.connection import Connection
 from qpsmtpd.session.transaction import Transaction
@@ -155,7 +155,7 @@ class Site:
         """The class of a plugin by its name; the loader's."""
         self.plugins: list[Plugin] = []
         self.chains: Mapping[str, Sequence[Entry]] = {}
-        self._write = write or _write_stderr
+        self._write = write or write_stderr
         self._level = LOGWARN
         self._snapshot: Settings | None = None
         self._snapshot_at = 0.0
@@ -240,12 +240,12 @@ class Site:
         token = _in_log.set(True)
         try:
             for entry in chain:
-                result = entry.method(*(self._transaction(), level, hook, plugin, text)[: entry.arguments])
-                if result is OK:
-                    return
-        except Exception:  # noqa: BLE001 - the log must not stop the mail
-            self._write(f"{self.log_line(hook, plugin, text)}\n")
-            self.log_failure("logging", "", "writing the log")
+                try:
+                    if entry.method(*(self._transaction(), level, hook, plugin, text)[: entry.arguments]) is OK:
+                        return
+                except Exception:  # noqa: BLE001 - the log must not stop the mail
+                    self._write(f"{self.log_line(hook, plugin, text)}\n")
+                    self.log_failure("logging", entry.name, "writing the log")
         finally:
             _in_log.reset(token)
 
@@ -370,9 +370,3 @@ class Site:
 
 def _no_loader(name: str) -> "type[Plugin]":
     raise ConfigError(f"no plugin has been loaded, so {name} cannot be found")
-
-
-def _write_stderr(line: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # nobody is there to read it, which must not stop the mail
-        sys.stderr.write(line)
-        sys.stderr.flush()

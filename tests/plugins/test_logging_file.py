@@ -129,6 +129,8 @@ def test_lines_of_many_threads_stay_whole_and_none_is_lost_while_the_file_is_rot
         ("loglevel", "loglevel needs a value"),
         ("loglevel LOGSOME log", "is no log level"),
         ("one two", "the arguments are"),
+        ("/nowhere/at/all/log loglevel 5", "the arguments are"),
+        ("loglevel LOGINFO", "the arguments are"),
         ("|/bin/cat", "neither programs"),
         ("log.%i", "neither programs"),
         ("/nowhere/at/all/log", "/nowhere/at/all/log: No such file or directory"),

@@ -1,5 +1,6 @@
 """What `logging/warn` writes to standard error."""
 
+import io
 import re
 
 import pytest
@@ -35,3 +36,19 @@ def test_two_of_them_both_write(capsys):
 def test_a_word_that_is_no_level_is_refused():
     with pytest.raises(ConfigError, match="logging/warn: 'LOGSOME' is no log level"):
         make_site(config={"logging": ("logging/warn LOGSOME",)})
+
+
+@pytest.mark.parametrize("stream", ["none", "closed", "broken"])
+def test_without_a_standard_error_the_next_plugin_still_writes(tmp_path, monkeypatch, stream):
+    class Broken(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    streams = {"none": None, "closed": io.StringIO(), "broken": Broken()}
+    streams["closed"].close()
+    log = []
+    made = make_site(config={"logging": ("logging/warn", f"logging/file {tmp_path}/log")}, log=log)
+    monkeypatch.setattr("sys.stderr", streams[stream])
+    made.log(1, "still here")
+    assert (tmp_path / "log").read_text().count("still here") == 1
+    assert log == []

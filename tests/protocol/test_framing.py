@@ -173,19 +173,20 @@ def split(chunks, limit=100):
 @pytest.mark.parametrize(
     ("content", "header", "body"),
     [
-        (b"A: b\r\n\r\nbody\r\n\r\n", b"A: b\r\n\r\n", b"body\r\n\r\n"),
-        (b"\r\nbody\r\n", b"\r\n", b"body\r\n"),
-        (b"A: b\r\n\r\n", b"A: b\r\n\r\n", b""),
+        (b"A: b\r\n\r\nbody\r\n\r\n", b"A: b\r\n", b"\r\nbody\r\n\r\n"),
+        (b"\r\nbody\r\n", b"", b"\r\nbody\r\n"),
+        (b"A: b\r\n\r\n", b"A: b\r\n", b"\r\n"),
         (b"A: b\r\nC: d\r\n", b"A: b\r\nC: d\r\n", b""),
     ],
 )
-def test_the_header_ends_behind_the_first_blank_line(content, header, body):
-    ended = header.endswith(b"\r\n\r\n") or header == b"\r\n"
+def test_the_header_ends_before_the_first_blank_line(content, header, body):
+    ended = body.startswith(b"\r\n")
     assert split([content]) == (header, body, ended, False)
     assert split(singly(content)) == (header, body, ended, False)
 
 
 def test_a_header_over_its_limit_ends_there():
-    assert split([b"A: b\r\n\r\nbody"], 8) == (b"A: b\r\n\r\n", b"body", True, False)
-    assert split([b"A: b\r\n\r\nbody"], 7) == (b"A: b\r\n\r", b"", True, True)
-    assert split(singly(b"A: b\r\n\r"), 7) == (b"A: b\r\n\r", b"", False, False)
+    assert split([b"A: b\r\n\r\nbody"], 6) == (b"A: b\r\n", b"\r\nbody", True, False)
+    assert split([b"A: b\r\n\r\nbody"], 5) == (b"A: b\r", b"", True, True)
+    assert split(singly(b"A: b\r\n\r"), 6) == (b"A: b\r\n", b"", False, False)
+    assert split(singly(b"A: b\r\nC"), 6) == (b"A: b\r\n", b"", True, True)

@@ -45,6 +45,7 @@ def test_a_hook_is_a_frozen_value_with_slots(hook):
         (hooks.Help(None), ()),
         (hooks.Help("me"), ("me",)),
         (hooks.UnrecognizedCommand("xyzzy", "a b"), ("xyzzy", "a b")),
+        (hooks.UnrecognizedCommand("xyzzy"), ("xyzzy",)),
         (PRE_CONNECTION, (PRE_CONNECTION,)),
         (hooks.Deny("rcpt_ok", DENY, "no"), ("rcpt_ok", DENY, "no")),
         (hooks.Ok("rcpt_ok", DENY, "no"), ("rcpt_ok", DENY, "no")),
@@ -93,7 +94,7 @@ def test_a_session_meets_the_hooks_in_this_order():
 @pytest.mark.parametrize(
     ("chunks", "hook"),
     [
-        ((b"HELO  client.example and more\r\n",), hooks.HeloParse(" client.example and more")),
+        ((b"HELO  client.example and more\r\n",), hooks.HeloParse("client.example and more")),
         ((EHLO,), hooks.EhloParse("client.example")),
         ((EHLO, b"mail FROM:<> X=1 \r\n"), hooks.MailParse("FROM:<> X=1 ")),
         ((EHLO, MAIL, b"RCPT to\r\n"), hooks.RcptParse("to")),
@@ -111,7 +112,9 @@ def test_a_session_meets_the_hooks_in_this_order():
         ((b"VRFY someone\r\n",), hooks.Vrfy()),
         ((b"HELP\r\n",), hooks.Help(None)),
         ((b"HELP ehlo\r\n",), hooks.Help("ehlo")),
-        ((b"XyZZy  a \xff b\r\n",), hooks.UnrecognizedCommand("xyzzy", " a \udcff b")),
+        ((b"XyZZy  a \xff b\r\n",), hooks.UnrecognizedCommand("xyzzy", "a \udcff b")),
+        ((b"XyZZy\r\n",), hooks.UnrecognizedCommand("xyzzy", None)),
+        ((b"XyZZy \r\n",), hooks.UnrecognizedCommand("xyzzy", "")),
         ((QUIT,), hooks.Quit()),
         ((QUIT,), hooks.Disconnect()),
     ],

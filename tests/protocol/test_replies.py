@@ -58,8 +58,8 @@ def test_a_long_line_is_cut_between_characters_and_nothing_is_lost(text):
         (Reply(550, "5.0.0", "5.7.1 no"), b"550 5.7.1 no\r\n"),
         (Reply(550, "5.0.0", "5.7.1"), b"550 5.7.1 \r\n"),
         (Reply(550, "5.0.0", "5.7.1 one\ntwo"), b"550-5.7.1 one\r\n550 5.7.1 two\r\n"),
-        (Reply(550, "5.0.0", "4.7.1 no"), b"550 5.0.0 4.7.1 no\r\n"),
-        (Reply(550, None, "4.7.1 no"), b"550 4.7.1 no\r\n"),
+        (Reply(550, "5.0.0", "4.7.1 no"), b"550 5.7.1 no\r\n"),
+        (Reply(550, None, "4.7.1 no"), b"550 5.7.1 no\r\n"),
         (Reply(550, None, "5 apples"), b"550 5 apples\r\n"),
     ],
 )

@@ -33,6 +33,7 @@ from qpsmtpd.protocol import (
     DECLINED,
     DENY,
     DENY_DISCONNECT,
+    DENYSOFT,
     DONE,
     FAILED,
     NEED_DATA,
@@ -386,7 +387,7 @@ def test_data_takes_no_argument():
 
 def test_content_is_given_unstuffed_between_its_hooks():
     driver = Driver(EHLO, TRANSACTION, b"A: b\r\n\r\n..dot\r\nx\r\n.\r\n")
-    assert driver.contents == [b"A: b\r\n\r\n", b".dot\r\nx\r\n"]
+    assert driver.contents == [b"A: b\r\n", b"\r\n.dot\r\nx\r\n"]
     position = driver.events.index(hooks.DataHeadersEnd())
     assert [type(event).__name__ for event in driver.events[position - 2 : position + 3]] == [
         "Data",
@@ -444,11 +445,21 @@ def test_a_failure_at_the_end_of_the_header_is_told_at_the_end_of_the_content():
     assert not driver.asked("data_post")
 
 
+@pytest.mark.parametrize(("code", "reply"), [(DENY, 554), (DENYSOFT, 451)])
+def test_a_refusal_at_the_end_of_the_header_is_told_at_the_end_of_the_content(code, reply):
+    driver = Driver(EHLO, TRANSACTION, answers={"data_headers_end": (code, "no", "really")})
+    assert driver.send(BODY) == []
+    (told,) = driver.send(b".\r\n")
+    assert (told.code, told.text) == (reply, "no\nreally")
+    assert not driver.asked("data_post_headers")
+    assert driver.code(RCPT) == 503  # the transaction is over
+
+
 def test_a_refusal_at_the_end_of_the_header_that_closes_is_told_at_once():
     driver = Driver(EHLO, TRANSACTION, answers={"data_headers_end": (DENY_DISCONNECT, "spam")})
     assert driver.send(BODY) == [Reply(554, "5.7.1", "spam")]
     assert driver.closed
-    assert driver.contents == [b"Subject: test\r\n\r\n"]
+    assert driver.contents == [b"Subject: test\r\n"]
 
 
 def test_the_reply_to_utf8_mail_may_be_utf8_and_the_next_may_not():

@@ -22,22 +22,22 @@ def build(header, body, threshold, directory, cut=7):
 
 @given(header=LINES, body=LINES, threshold=st.sampled_from([0, 10, 10_000]))
 def test_content_out_is_content_in(tmp_path_factory, header, body, threshold):
-    raw_header = b"".join(line + b"\r\n" for line in header if line) + b"\r\n"
-    raw_body = b"".join(line + b"\r\n" for line in body)
+    raw_header = b"".join(line + b"\r\n" for line in header if line)
+    raw_body = b"\r\n" + b"".join(line + b"\r\n" for line in body)
     message = build(raw_header, raw_body, threshold, tmp_path_factory.getbasetemp())
     assert b"".join(message.chunks()) == raw_header + raw_body
     assert message.size == len(raw_header + raw_body)
     _ = message.header.fields  # parsing them changes nothing
     assert b"".join(message.chunks()) == raw_header + raw_body
-    assert message.body_file().read() == b"\r\n" + raw_body
-    assert message.body_length == len(raw_body) + 2
+    assert message.body_file().read() == raw_body
+    assert message.body_length == len(raw_body)
     assert b"".join(message.lf_chunks()) == (raw_header + raw_body).replace(b"\r\n", b"\n")
     message.discard()
 
 
 def test_a_small_message_stays_in_memory_and_a_large_one_goes_to_a_file(tmp_path):
-    small = build(b"A: 1\r\n\r\n", b"x" * 50, 100, tmp_path)
-    large = build(b"A: 1\r\n\r\n", b"x" * 500, 100, tmp_path)
+    small = build(b"A: 1\r\n", b"\r\n" + b"x" * 50, 100, tmp_path)
+    large = build(b"A: 1\r\n", b"\r\n" + b"x" * 500, 100, tmp_path)
     assert not small.spooled
     assert large.spooled
     assert list(tmp_path.iterdir()) == [], "a spool file has no name that could be left behind"
@@ -46,7 +46,7 @@ def test_a_small_message_stays_in_memory_and_a_large_one_goes_to_a_file(tmp_path
 
 
 def test_readers_of_a_spooled_body_do_not_disturb_each_other_or_the_writer(tmp_path):
-    message = build(b"\r\n", b"one\r\ntwo\r\n", 0, tmp_path)
+    message = build(b"", b"\r\none\r\ntwo\r\n", 0, tmp_path)
     first, second = message.body_file(), message.body_file()
     assert first.readline() == b"\r\n"
     assert second.read() == b"\r\none\r\ntwo\r\n"
@@ -125,7 +125,7 @@ def test_a_bad_field_name_is_refused(name):
 
 def test_the_parsed_view_is_the_standard_librarys(tmp_path):
     for threshold in (0, 1000):
-        message = build(b"Subject: hi\r\n\r\n", b"body\r\n", threshold, tmp_path)
+        message = build(b"Subject: hi\r\n", b"\r\nbody\r\n", threshold, tmp_path)
         parsed = message.parsed()
         assert parsed["subject"] == "hi"
         assert parsed.get_content() == "body\r\n"

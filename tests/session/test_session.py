@@ -281,7 +281,7 @@ def test_the_header_is_there_at_data_headers_end_and_the_body_later(site):
             seen.append((transaction.header.get("Subject"), transaction.body_file().read()))
 
     play(Client(site(Look)), *ENVELOPE, CONTENT)
-    assert seen == [("hi", b"\r\n"), ("hi", b"\r\nbody\r\n")]
+    assert seen == [("hi", b""), ("hi", b"\r\nbody\r\n")]
 
 
 def test_capabilities_in_the_notes_are_announced(site):

@@ -27,7 +27,7 @@ class CountUnrecognizedCommands(Plugin):
             raise ValueError(f"{limit!r} is no number of 1 or more")
         self._limit = int(limit)
 
-    def hook_unrecognized_command(self, transaction: Transaction, command: str, rest: str) -> Result:
+    def hook_unrecognized_command(self, transaction: Transaction, command: str, rest: str = "") -> Result:
         """Count."""
         before = self.connection.notes.get(_NOTE, 0)
         count = before + 1 if isinstance(before, int) else 1

@@ -17,7 +17,7 @@ In config/plugins:
     rcpt_ok
 """
 
-from qpsmtpd import DENY, LOGINFO, OK, Mailbox, Parameters, Plugin, Result, Site, Transaction
+from qpsmtpd import DENY, LOGINFO, OK, Mailbox, Parameters, Plugin, Result, Site, Transaction, dsn
 from qpsmtpd.plugins._lists import Parsed
 
 
@@ -44,7 +44,7 @@ class RcptOk(Plugin):
                     self.log(LOGINFO, f"pass, {recipient.domain} in {setting}")
                     return OK
         self.log(LOGINFO, f"fail, {recipient.domain or recipient.address} not in rcpthosts")
-        return DENY, "relaying denied"
+        return dsn.relaying_denied(DENY, "relaying denied")
 
 
 def _names(values: tuple[str, ...]) -> frozenset[str]:

@@ -81,6 +81,10 @@ class Mailbox:
     def __str__(self) -> str:
         return self.path
 
+    def __lt__(self, other: "Mailbox") -> bool:
+        """By domain, then by local part, as the original sorts."""
+        return (self.domain or "", self.local_part) < (other.domain or "", other.local_part)
+
     @property
     def is_ascii(self) -> bool:
         """Whether the address may be sent without SMTPUTF8."""

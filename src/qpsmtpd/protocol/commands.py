@@ -20,6 +20,7 @@ __all__ = [
     "check_parameters",
     "parse_parameters",
     "parse_path_argument",
+    "parse_words",
 ]
 
 Parameters = Mapping[str, str | None]
@@ -76,9 +77,16 @@ _PARAMETERS: Mapping[str, _Rule] = {
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9\-]*)(?:=([^= \x00-\x1f\x7f]+))?")
 _PATH_END = re.compile(r'<(?:[^"\\<>]++|"(?:[^"\\]|\\.)*+"|\\.)*+>(?=\s|$)')
 
+_BLANKS = re.compile(" +")
+
 _BAD_COMMAND = SyntaxProblem(Reply(501, "5.5.4", "Syntax error in the arguments of the command"))
 _BAD_PARAMETER = SyntaxProblem(Reply(501, "5.5.4", "Syntax error in a parameter"))
 _NOT_OFFERED = SyntaxProblem(Reply(555, "5.5.4", "A parameter of an extension that is not offered here"))
+
+
+def parse_words(argument: str) -> list[str]:
+    """The words of a line, between blanks; a tab is no blank, and a blank at the start makes an empty word."""
+    return _BLANKS.split(argument.rstrip(" ")) if argument else []
 
 
 def parse_path_argument(keyword: str, argument: str) -> tuple[str, Parameters] | SyntaxProblem:

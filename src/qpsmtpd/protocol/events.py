@@ -36,7 +36,7 @@ class Content:
 
     data: bytes
     in_header: bool = False
-    """Whether this belongs to the header section; its blank line is the last piece that does."""
+    """Whether this belongs to the header section; its blank line does not."""
 
 
 Event = Hook | Content | Signal

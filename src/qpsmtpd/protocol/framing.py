@@ -146,29 +146,33 @@ class ContentReader:
 
 
 class HeaderSplitter:
-    """Finds where the header section of a message ends: at its first blank line."""
+    """Finds where the header section of a message ends: before its first blank line."""
 
-    __slots__ = ("_context", "_room", "ended", "too_large")
+    __slots__ = ("_before", "_held", "_room", "ended", "too_large")
 
     def __init__(self, limit: int) -> None:
-        """`limit` is the largest header section, in octets, the blank line included."""
+        """`limit` is the largest header section, in octets, the blank line left out."""
         self._room = limit
-        self._context = b"\r\n"
+        self._before = b"\r\n"  # the last two octets that were split
+        self._held = b""  # a CR that may begin the blank line
         self.ended = False
         self.too_large = False
 
     def split(self, data: bytes) -> tuple[bytes, bytes]:
-        """Cut content into what belongs to the header, blank line included, and what does not."""
-        found = (self._context + data).find(b"\r\n\r\n")
-        end = len(data) if found < 0 else found + 4 - len(self._context)
+        """Cut content into what belongs to the header and what does not: the blank line and the body."""
+        data, self._held = self._held + data, b""
+        found = (self._before + data).find(b"\r\n\r\n")
+        if found < 0 and (self._before + data).endswith(b"\r\n\r"):
+            data, self._held = data[:-1], data[-1:]
+        end = len(data) if found < 0 else found + 2 - len(self._before)
         if end > self._room:
             self.ended = self.too_large = True
             return data[: self._room], b""
         if found >= 0:
             self.ended = True
             return data[:end], data[end:]
-        self._room -= end
-        self._context = (self._context + data)[-3:]
+        self._room -= len(data)
+        self._before = (self._before + data)[-2:]
         return data, b""
 
 

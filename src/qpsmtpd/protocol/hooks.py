@@ -332,14 +332,14 @@ class Help(Hook, name="help"):
 
 @dataclass(frozen=True, slots=True)
 class UnrecognizedCommand(Hook, name="unrecognized_command"):
-    """A command the core does not know: its word in lower case, and the rest of the line."""
+    """A command the core does not know: its word in lower case, and the rest of the line, or None."""
 
     command: str
-    rest: str
+    rest: str | None = None
 
     @property
     def arguments(self) -> tuple[object, ...]:
-        return self.command, self.rest
+        return (self.command,) if self.rest is None else (self.command, self.rest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,14 +37,15 @@ class Reply:
 def encode_reply(code: int, status: str | None, text: str, enhanced: bool, utf8: bool) -> bytes:
     """A reply as sent: well-formed lines of at most 512 octets each.
 
-    `enhanced` says whether status codes are shown at all; where they are, a text that begins
-    with one of the right class brings its own. Characters that a reply cannot hold are shown
-    as `?`; without `utf8` (RFC 6531 section 3.7.4.2) others than ASCII as escapes.
+    A text that begins with a status code brings its own; a refusal for now and one for good
+    differ in its class, which follows `code`. `enhanced` says whether status codes are shown
+    at all. Characters that a reply cannot hold are shown as `?`; without `utf8` (RFC 6531
+    section 3.7.4.2) others than ASCII as escapes.
     """
+    if text[:1] in "245" and (own := _ENHANCED.match(text)) and (own[1] == "2") == (code < 400):
+        status, text = f"{code // 100}.{own[2]}.{own[3]}", text[own.end() :]
     if not enhanced:
         status = None
-    elif text[:1] in "245" and (own := _ENHANCED.match(text)) and own[1] == str(code)[0]:
-        status, text = own[0].rstrip(), text[own.end() :]
     prefix = f"{status} " if status else ""
     if len(text) < _SHORT and text.isascii() and text.isprintable():
         return f"{code} {prefix}{text}\r\n".encode("ascii")

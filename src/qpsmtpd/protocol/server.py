@@ -9,6 +9,7 @@ Nothing in here knows sockets, time or plugins.
 """
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from qpsmtpd.protocol import hooks
@@ -20,6 +21,7 @@ from qpsmtpd.protocol.commands import (
     check_parameters,
     parse_parameters,
     parse_path_argument,
+    parse_words,
 )
 from qpsmtpd.protocol.errors import LocalProtocolError, SyntaxProblem
 from qpsmtpd.protocol.events import CLOSED, DRAIN, NEED_DATA, Content, Event
@@ -28,7 +30,7 @@ from qpsmtpd.protocol.hooks import Hook
 from qpsmtpd.protocol.limits import Limits
 from qpsmtpd.protocol.replies import Reply, encode_reply
 from qpsmtpd.protocol.returncodes import DECLINED, OK, ReturnCode
-from qpsmtpd.protocol.state import ORDER, State
+from qpsmtpd.protocol.state import HOOKS_COME_FIRST, ORDER, State
 from qpsmtpd.protocol.verdicts import FAILED, VERDICTS, Answer, Verdict
 
 __all__ = ["Server"]
@@ -154,7 +156,7 @@ class Server:
         except StopIteration:
             return CLOSED
         if isinstance(event, Hook):
-            self._pending = event
+            self._pending, self._own_reply = event, None
         return event
 
     def answer(self, code: ReturnCode, *texts: str) -> None:
@@ -269,12 +271,13 @@ class Server:
         if line.find(b"\r") != len(line) - 1 or not line:
             self._refuse(_BARE_LINE_END)
             return None
-        verb, _, argument = line.decode("utf-8", "surrogateescape")[:-1].partition(" ")
+        verb, blank, argument = line.decode("utf-8", "surrogateescape")[:-1].partition(" ")
+        argument = argument.lstrip(" ")
         command = _VERBS.get(verb.upper()) if verb.isascii() else None  # some letters have an ASCII upper case
         if command is None:
-            return self._unrecognized(verb.lower(), argument)
+            return self._unrecognized(verb.lower(), argument if blank else None)
         out_of_order = ORDER[command][self._state]
-        if out_of_order is not None:
+        if out_of_order is not None and (command, self._state) not in HOOKS_COME_FIRST:
             self._refuse(out_of_order)
             return None
         return self._SCRIPTS[command](self, argument)
@@ -288,14 +291,14 @@ class Server:
         yield from self._hello(hooks.Ehlo, hooks.EhloParse, argument)
 
     def _hello(self, hook: type[hooks.Helo | hooks.Ehlo], parse_hook: type[hooks.ParseHook], argument: str) -> _Script:
-        words: Sequence[str] = argument.split()
+        words: Sequence[str] = parse_words(argument)
         if parse_hook.name in self._wanted:
             parsed = yield from self._pieces(parse_hook, argument)
             if parsed is None:
                 return
             answer, pieces = parsed
             words = pieces if answer is OK else words
-        if not words or words[0].isdigit():  # a number is no host name (RFC 1123 section 2.1)
+        if not words or not words[0] or words[0].isdigit():  # a number is no host name (RFC 1123 section 2.1)
             self._refuse(_NO_HOST)
             return
         if self._state in (State.MAIL, State.RCPT):  # RFC 5321 section 4.1.4
@@ -319,6 +322,9 @@ class Server:
 
     def _mail(self, argument: str) -> _Script:
         yield from self._forget_transaction()
+        if (out_of_order := ORDER[Command.MAIL][self._state]) is not None:
+            self._refuse(out_of_order)
+            return
         parsed = yield from self._path_and_parameters(Command.MAIL, "FROM:", hooks.MailParse, argument)
         if parsed is None:
             return
@@ -428,7 +434,14 @@ class Server:
         if argument.strip():
             self._refuse(_UNKNOWN_ARGUMENT)
             return
-        verdict = yield from self._ask(hooks.Data)
+        result = (yield hooks.Data()) if "data" in self._wanted else _NOTHING
+        out_of_order = ORDER[Command.DATA][self._state]
+        if out_of_order is not None and VERDICTS["data"][result[0]].proceed:
+            self._refuse(out_of_order)
+            return
+        verdict = self._judge("data", result)
+        if verdict.close or verdict.reset:
+            yield from self._end(verdict)
         if not verdict.proceed:
             return
         self.in_content = True
@@ -485,16 +498,16 @@ class Server:
         """Ask at the end of the header; give what is to be said when the content has ended."""
         if "data_headers_end" not in self._wanted:
             return None
-        result = yield hooks.DataHeadersEnd()
-        verdict = VERDICTS["data_headers_end"][result[0]]
-        if not verdict.proceed and not verdict.close:
-            return verdict.reply
+        answer, texts = result = yield hooks.DataHeadersEnd()
+        verdict = VERDICTS["data_headers_end"][answer]
+        if verdict.reply is not None and not verdict.close:
+            return replace(verdict.reply, text="\n".join(texts)) if texts and verdict.plugin_text else verdict.reply
         self._judge("data_headers_end", result)
         if verdict.close:
             yield from self._disconnect()
         return None
 
-    def _unrecognized(self, word: str, rest: str) -> _Script:
+    def _unrecognized(self, word: str, rest: str | None) -> _Script:
         if self._count_error():
             yield from self._ask(hooks.UnrecognizedCommand, word, rest)
 
@@ -546,7 +559,7 @@ class Server:
         """What an answer means; the reply is said, the rest is for the caller to carry out."""
         answer, texts = result
         verdict = VERDICTS[hook][answer]
-        reply, own, self._own_reply = verdict.reply, self._own_reply, None
+        reply, own = verdict.reply, self._own_reply
         if own is not None and verdict.own_reply:
             self._say(own)
         elif reply is not None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from qpsmtpd.protocol.commands import Command
 from qpsmtpd.protocol.replies import Reply
 
-__all__ = ["ORDER", "State"]
+__all__ = ["HOOKS_COME_FIRST", "ORDER", "State"]
 
 
 class State(enum.Enum):
@@ -47,3 +47,11 @@ ORDER: Mapping[Command, Mapping[State, Reply | None]] = {
         Command.HELP: (None, None, None, None),
     }.items()
 }
+
+HOOKS_COME_FIRST = frozenset(
+    {(Command.MAIL, State.START), *((Command.DATA, state) for state in (State.START, State.IDLE, State.MAIL))}
+)
+"""Where a command's first hook is asked although the command is out of order, and the table's reply
+comes behind it: before MAIL a transaction is reset in any case, and a client that sends DATA
+without waiting for a recipient to be accepted is of interest to plugins. As in the original.
+"""

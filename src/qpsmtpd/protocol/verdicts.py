@@ -79,6 +79,7 @@ def _stop(code: int, enhanced: str | None, text: str, **flags: bool) -> Verdict:
 
 _SILENT_GO = Verdict(None, proceed=True)
 _REPLIED = Verdict(None, proceed=False, own_reply=True)
+_REPLIED_RESET = Verdict(None, proceed=False, own_reply=True, reset=True)
 _TROUBLE = Verdict(Reply(451, "4.3.0", "Temporary local problem, please try again later"), proceed=False)
 _TROUBLE_RESET = Verdict(_TROUBLE.reply, proceed=False, reset=True)
 
@@ -177,10 +178,12 @@ VERDICTS: Mapping[str, _Rows] = {
         DONE: _REPLIED,
         FAILED: _TROUBLE_RESET,
     },
-    # The client is still sending: only what closes can be answered here, and a failure is
-    # answered when the content has ended.
+    # The client is still sending: only what closes is answered here, anything else when the
+    # content has ended.
     "data_headers_end": {
         **_all(_SILENT_GO),
+        DENY: _stop(554, "5.7.1", "Message denied", reset=True),
+        DENYSOFT: _stop(451, "4.7.1", "Message denied temporarily", reset=True),
         DENY_DISCONNECT: _stop(554, "5.7.1", "Message denied", close=True),
         DENYSOFT_DISCONNECT: _stop(421, "4.7.1", "Message denied temporarily", close=True),
         FAILED: _TROUBLE_RESET,
@@ -194,7 +197,7 @@ VERDICTS: Mapping[str, _Rows] = {
         DENYSOFT: _stop(451, "4.7.1", "Message denied temporarily", reset=True),
         DENY_DISCONNECT: _stop(554, "5.7.1", "Message denied", close=True),
         DENYSOFT_DISCONNECT: _stop(421, "4.7.1", "Message denied temporarily", close=True),
-        DONE: _REPLIED,
+        DONE: _REPLIED_RESET,
         FAILED: _TROUBLE_RESET,
     },
     "queue_pre": {
@@ -204,7 +207,7 @@ VERDICTS: Mapping[str, _Rows] = {
         DENYSOFT: _stop(451, "4.7.1", "Message denied temporarily", reset=True),
         DENY_DISCONNECT: _stop(554, "5.7.1", "Message denied", close=True),
         DENYSOFT_DISCONNECT: _stop(421, "4.7.1", "Message denied temporarily", close=True),
-        DONE: _REPLIED,
+        DONE: _REPLIED_RESET,
         FAILED: _TROUBLE_RESET,
     },
     "queue": {
@@ -216,7 +219,7 @@ VERDICTS: Mapping[str, _Rows] = {
         DENYSOFT: _go(452, "4.3.0", "Message denied temporarily", reset=True, plugin_text=True),
         DENY_DISCONNECT: _stop(552, "5.3.0", "Message denied", close=True),
         DENYSOFT_DISCONNECT: _stop(421, "4.3.0", "Message denied temporarily", close=True),
-        DONE: Verdict(None, proceed=False, reset=True, own_reply=True),
+        DONE: _REPLIED_RESET,
         FAILED: Verdict(_TROUBLE.reply, proceed=True, reset=True),
     },
     "vrfy": {

@@ -4,7 +4,7 @@ import ipaddress
 import re
 from dataclasses import dataclass, field
 
-__all__ = ["Connection", "Peer", "plain_address"]
+__all__ = ["Connection", "Peer", "is_ipv6", "is_localhost", "is_valid_ip", "plain_address"]
 
 _HOST_CHARACTERS = re.compile(r"[^A-Za-z0-9.:\[\]\-]")
 
@@ -86,3 +86,28 @@ def plain_address(address: str) -> str:
         return address
     mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
     return str(mapped or ip)
+
+
+def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(plain_address(address))
+    except ValueError:
+        return None
+
+
+def is_valid_ip(address: str) -> bool:
+    """Whether this is the IP address of some host: well formed, and not the broadcast address."""
+    ip = _parsed(address)
+    return ip is not None and int(ip) != 0xFFFFFFFF
+
+
+def is_localhost(address: str) -> bool:
+    """Whether this is an address of the loopback interface."""
+    ip = _parsed(address)
+    return ip is not None and ip.is_loopback
+
+
+def is_ipv6(address: str) -> bool:
+    """Whether this is an IPv6 address, and not an IPv4 one mapped into it."""
+    ip = _parsed(address)
+    return ip is not None and ip.version == 6

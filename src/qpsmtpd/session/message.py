@@ -163,29 +163,32 @@ class Message:
         self._rest_size = 0
 
     def write_header(self, data: bytes) -> None:
-        """Take a piece of the header section, its blank line included."""
+        """Take a piece of the header section."""
         self._header_raw.append(data)
         self.size += len(data)
 
     def end_header(self) -> None:
         """Say that the header section is complete; `header` may now be read and changed."""
-        raw = b"".join(self._header_raw)
+        self.header = Header(b"".join(self._header_raw))
         self._header_raw.clear()
-        if raw.endswith(b"\r\n\r\n") or raw == b"\r\n":
-            self._keep(raw[-2:])
-            raw = raw[:-2]
-        self.header = Header(raw)
+        if self.size > self._threshold:
+            self.spool()
 
     def write(self, data: bytes) -> None:
-        """Take a piece of the body. Raises OSError if the spool file cannot be written."""
-        self._keep(data)
+        """Take a piece of what follows. Raises OSError if the spool file cannot be written."""
         self.size += len(data)
-
-    def _keep(self, data: bytes) -> None:
         self._rest_size += len(data)
-        if self._file is None and self.size + len(data) <= self._threshold:
+        if self._file is None and self.size <= self._threshold:
             self._rest.append(data)
-            return
+        else:
+            self._spooled(data)
+
+    def spool(self) -> None:
+        """Keep the content in a file from now on, whatever its size. Raises OSError."""
+        if self._file is None:
+            self._spooled()
+
+    def _spooled(self, data: bytes = b"") -> None:
         if self._file is None:
             self._file = cast("BinaryIO", tempfile.TemporaryFile(dir=self._spool_dir()))  # noqa: SIM115 - `discard` closes it
             self._file.writelines(self._rest)

@@ -21,6 +21,7 @@ from qpsmtpd.protocol import (
     CLOSED,
     DECLINED,
     DENY,
+    DONE,
     DRAIN,
     FAILED,
     NEED_DATA,
@@ -63,7 +64,10 @@ _SHUTDOWN = Reply(421, "4.3.2", "Service shutting down, closing the connection")
 _TOO_MANY = Reply(421, None, "Too many connections, please try again later")
 _TOO_MANY_FROM_YOU = Reply(421, None, "Too many connections from your address, please try again later")
 
+_NOBODY_LEFT = "5.5.1 No recipient is left"
+
 _WATCHERS = frozenset({"ok", "deny"})
+_QUEUEING = frozenset({"queue_pre", "queue"})
 _PARSE_HOOKS = frozenset(name for name, hook in hooks.HOOKS.items() if issubclass(hook, hooks.ParseHook))
 _KEPT = {code: MappingProxyType({"return": code}) for code in ReturnCode}
 _NO_OPINION: tuple[Answer, _Texts] = (DECLINED, ())
@@ -158,23 +162,18 @@ class Session:
         while True:
             event = server.next_event()
             if event is NEED_DATA:
-                if self._early:
-                    server.receive_data(self._early)
-                    self._early = b""
-                    continue
-                receive = self._next_content if server.in_content else self._next_command
-                left = self._deadline - self._clock()
-                outcome = yield (receive if left >= receive.timeout else Receive(max(left, 0.0)))
-                if isinstance(outcome, bytes):
-                    server.receive_data(outcome)
-                else:
-                    self._interrupt(outcome)
+                early, self._early = self._early, b""
+                self._take(early or (yield self._next_receive()))
             elif isinstance(event, Content):
                 self._keep(event)
             elif isinstance(event, Hook):
                 name = event.name
                 if self._in_header:
                     self._end_header()
+                if name in _QUEUEING and not self.transaction.recipients:
+                    server.respond(554, _NOBODY_LEFT)
+                    server.answer(DONE)
+                    continue
                 answer, texts = _NO_OPINION
                 if self._broken is not None and VERDICTS[name][FAILED].reply is not None:
                     answer = FAILED
@@ -188,12 +187,19 @@ class Session:
                     self._OWN[name](self, event, answer, texts)
                 server.answer(answer, *texts)
             elif event is DRAIN:
-                self._interrupt((yield Flush(self._settings.command_timeout)))
+                self._take((yield Flush(self._settings.command_timeout)))
             elif event is CLOSED:
                 return
 
-    def _interrupt(self, outcome: object) -> None:
-        if outcome is SHUTTING_DOWN:
+    def _next_receive(self) -> Receive:
+        receive = self._next_content if self._server.in_content else self._next_command
+        left = self._deadline - self._clock()
+        return receive if left >= receive.timeout else Receive(max(left, 0.0))
+
+    def _take(self, outcome: object) -> None:
+        if isinstance(outcome, bytes):
+            self._server.receive_data(outcome)
+        elif outcome is SHUTTING_DOWN:
             self._server.hang_up(_SHUTDOWN)
         elif outcome is TIMED_OUT:
             expired = self._clock() >= self._deadline
@@ -223,6 +229,9 @@ class Session:
                     result = yield from self._wait_for(entry, arguments[: entry.arguments])
                 if isinstance(result, ReturnCode):
                     answer, texts = result, ()
+                elif result is None:
+                    self._site.log(LOGDEBUG, "returned None, which counts as DECLINED", hook=name, plugin=entry.name)
+                    continue
                 else:
                     answer, texts = self._understood(name, entry, result)
             except Exception:  # noqa: BLE001 - a plugin may raise anything
@@ -292,9 +301,8 @@ class Session:
 
     def _understood(self, hook: str, entry: Entry, result: object) -> tuple[ReturnCode, _Texts]:
         """A hook's result as code and texts. Raises TypeError for what is none."""
-        if result is None:
-            self._site.log(LOGDEBUG, "returned None, which counts as DECLINED", hook=hook, plugin=entry.name)
-            return DECLINED, ()
+        if result is None or isinstance(result, ReturnCode):
+            return result or DECLINED, ()
         if isinstance(result, tuple) and result:
             code, *given = cast("tuple[object, ...]", result)
             if given and callable(given[0]) and hook in _PARSE_HOOKS:

@@ -31,6 +31,7 @@ class Transaction:
         self.notes: dict[str, object] = {}
         """Whatever plugins keep about this transaction."""
         self._recipients: list[Recipient] = []
+        self._replaced: dict[Mailbox, Mailbox] = {}  # recipients that are still being decided
         self._message: Message | None = None
         self._threshold = threshold
         self._spool_dir = spool_dir
@@ -39,7 +40,9 @@ class Transaction:
     @property
     def is_fresh(self) -> bool:
         """Whether nothing has been put into this transaction yet."""
-        return self.sender is None and self._message is None and not (self.notes or self._recipients or self._temporary)
+        if self.sender is not None or self._message is not None:
+            return False
+        return not (self.notes or self._recipients or self._replaced or self._temporary)
 
     # The envelope
 
@@ -55,11 +58,20 @@ class Transaction:
 
     def add_recipient(self, mailbox: Mailbox, parameters: Parameters | None = None) -> None:
         """Add a recipient behind the others."""
-        self._recipients.append((mailbox, parameters or {}))
+        self._recipients.append((self._replaced.pop(mailbox, mailbox), parameters or {}))
 
     def remove_recipient(self, mailbox: Mailbox) -> None:
         """Remove a recipient, each time it was named; nothing happens if it is none."""
         self._recipients = [recipient for recipient in self._recipients if recipient[0] != mailbox]
+
+    def replace_recipient(self, old: Mailbox, new: Mailbox) -> None:
+        """Deliver to `new` what is addressed to `old`: a recipient, or the one whose RCPT is being decided."""
+        if any(mailbox == old for mailbox, _ in self._recipients):
+            self._recipients = [
+                (new if mailbox == old else mailbox, parameters) for mailbox, parameters in self._recipients
+            ]
+        else:
+            self._replaced[old] = new
 
     @property
     def reverse_path(self) -> Mailbox:
@@ -108,6 +120,7 @@ class Transaction:
 
     def body_filename(self) -> Path:
         """A file with the whole message as it is now; it lives as long as the transaction."""
+        self.content.spool()
         path = self.temp_file()
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:

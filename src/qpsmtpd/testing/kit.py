@@ -13,7 +13,6 @@ from typing import cast
 
 from qpsmtpd.plugin import Plugin
 from qpsmtpd.protocol import ReturnCode
-from qpsmtpd.session.connection import Peer
 from qpsmtpd.session.effects import Effects
 from qpsmtpd.site import Entry, Kind
 from qpsmtpd.testing import dialogue
@@ -83,10 +82,19 @@ class Kit:
         }
 
     def connect(
-        self, ip: str = CLIENT.remote_ip, host: str | None = CLIENT.remote_host, *, early: bytes = b""
+        self,
+        ip: str = CLIENT.remote_ip,
+        host: str | None = CLIENT.remote_host,
+        *,
+        user: str | None = None,
+        early: bytes = b"",
     ) -> Client:
-        """Connect from an address whose verified name is `host`; `early` is sent before the greeting has come."""
-        return Client(self.site, Peer(ip, CLIENT.remote_port, CLIENT.local_ip, CLIENT.local_port, host), early=early)
+        """Connect from an address whose verified name is `host`; an ident server says `user`.
+
+        `early` is sent before the greeting has come.
+        """
+        peer = replace(CLIENT, remote_ip=ip, remote_host=host, remote_user=user)
+        return Client(self.site, peer, early=early)
 
     def play(self, text: str) -> str:
         """Play the client's part of a dialogue over a new connection; give the whole as it went.

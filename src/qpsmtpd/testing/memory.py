@@ -11,7 +11,7 @@ from qpsmtpd.session.connection import Connection, Peer
 from qpsmtpd.session.effects import TIMED_OUT, Await, CallBlocking, Close, Effect, Flush, Interruption, Pause, Receive
 from qpsmtpd.session.session import Session
 from qpsmtpd.session.transaction import Transaction
-from qpsmtpd.site import Site
+from qpsmtpd.site import Site, current_session
 from qpsmtpd.testing.dialogue import escape, split_replies
 
 __all__ = ["CLIENT", "Client", "Clock", "make_site"]
@@ -148,6 +148,7 @@ class Client:
 
     def _go(self, result: object) -> bytes:
         said = b""
+        outside = current_session.get()
         try:
             while True:
                 effect = self._run.send(result)
@@ -158,6 +159,8 @@ class Client:
         except StopIteration:
             said += self.session.data_to_send()
             self.closed = True
+        finally:
+            current_session.set(outside)  # what the test does next belongs to no session
         self.replies += said
         self.transcript += [f"S: {escape(line)}" for reply in split_replies(said) for line in reply.split(b"\r\n")[:-1]]
         return said

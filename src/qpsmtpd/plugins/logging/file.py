@@ -25,18 +25,21 @@ import time
 import weakref
 from pathlib import Path
 
-from qpsmtpd import DECLINED, LOGERROR, LOGWARN, Plugin, Result, Site, Transaction
+from qpsmtpd import LOGERROR, LOGWARN, Site
 from qpsmtpd.logs import log_level
+from qpsmtpd.plugins.logging._common import LevelledLog
 
 _RECHECK = 1.0  # seconds between two looks at the name of the file
 
 
-class LogToFile(Plugin):
+class LogToFile(LevelledLog):
     """Appends the log to a file, up to a level."""
+
+    shared_arguments = ()  # `loglevel` is what is written
 
     def register(self, qp: Site, *args: str) -> None:
         """Read the arguments and open the file. Raises ValueError."""
-        self._level, self._format, path = _read_arguments(args)
+        self.level, self._format, path = _read_arguments(args)
         self._pattern = os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - no path yet, but a pattern
         self._stamp = (-1, "")
         self._looked = qp.clock()
@@ -46,16 +49,13 @@ class LogToFile(Plugin):
             raise ValueError(f"{self._path()}: {error.strerror}") from error
         weakref.finalize(self, os.close, self._descriptor).atexit = False  # the last lines come at exit
 
-    def hook_logging(self, transaction: Transaction | None, level: int, hook: str, plugin: str, text: str) -> Result:
-        """Write a message."""
-        if level <= self._level:
-            now = self.qp.clock()
-            if now - self._looked >= _RECHECK:
-                self._looked = now
-                self._follow_name()
-            line = f"{self._time()} {self.qp.log_line(hook, plugin, text)}\n"
-            os.write(self._descriptor, line.encode("utf-8", "backslashreplace"))
-        return DECLINED
+    def write(self, level: int, line: str) -> None:
+        """Append a line."""
+        now = self.qp.clock()
+        if now - self._looked >= _RECHECK:
+            self._looked = now
+            self._follow_name()
+        os.write(self._descriptor, f"{self._time()} {line}\n".encode("utf-8", "backslashreplace"))
 
     def _path(self) -> str:
         return time.strftime(self._pattern, time.localtime(self.qp.wall()))

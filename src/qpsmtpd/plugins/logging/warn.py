@@ -12,22 +12,8 @@ In config/logging:
     logging/warn LOGINFO
 """
 
-import sys
-
-from qpsmtpd import DECLINED, Plugin, Result, Site, Transaction
-from qpsmtpd.logs import log_level
+from qpsmtpd.plugins.logging._common import StandardErrorLog
 
 
-class LogToStandardError(Plugin):
+class LogToStandardError(StandardErrorLog):
     """Writes the log to standard error, up to a level."""
-
-    def register(self, qp: Site, level: str = "LOGWARN") -> None:
-        """Read the level. Raises ValueError."""
-        self._level = log_level(level)
-
-    def hook_logging(self, transaction: Transaction | None, level: int, hook: str, plugin: str, text: str) -> Result:
-        """Write a message."""
-        if level <= self._level:
-            sys.stderr.write(f"{self.qp.log_line(hook, plugin, text)}\n")
-            sys.stderr.flush()
-        return DECLINED

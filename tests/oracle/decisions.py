@@ -1,0 +1,524 @@
+"""Where the server differs on purpose: one decision a row of docs/differences.md, by its name.
+
+A decision says which recorded divergences it answers (`texts`, by how they begin), and judges a
+difference that was seen: `explains` is true only where the server did exactly what the row says. So
+each vector that differs tests the decision. Nothing here knows a vector by its name.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from player import same
+
+from qpsmtpd import DENY, DENY_DISCONNECT, DENYSOFT, DENYSOFT_DISCONNECT, DONE, ReturnCode
+from qpsmtpd.logs import log_level
+from qpsmtpd.protocol import FAILED, REFUSALS, VERDICTS
+
+__all__ = [
+    "DECISIONS",
+    "REFUSED_AT_START",
+    "TESTED_ELSEWHERE",
+    "Decision",
+    "explanation",
+    "fact_explanation",
+    "logging_explanation",
+    "row_of",
+]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One row of docs/differences.md."""
+
+    row: str
+    explains: Callable = lambda vector, step: False
+    """Whether a step that differs is what this row says."""
+    fact: Callable = lambda vector, recorded, real: False
+    """Whether a fact that differs is what this row says."""
+    log: Callable = lambda vector, recorded, real: False
+    """Whether a log that differs is what this row says."""
+    texts: tuple[str, ...] = ()
+    """How the texts of recorded divergences begin that this row answers."""
+    goes_on: bool = False
+    """Whether the sessions are in step behind the difference, so that later steps must agree."""
+
+
+# What happened in a step
+
+
+def answers(step, *hooks):
+    """The answers that the hooks gave in a step: return codes, FAILED, or None."""
+    return [(call.hook, answer(call)) for call in step.calls if not hooks or call.hook in hooks]
+
+
+def answer(call):
+    if isinstance(call.code, ReturnCode) or call.code is None:
+        return call.code
+    return FAILED
+
+
+def texts(step):
+    """All texts that hooks gave in a step."""
+    return [
+        value
+        for call in step.calls
+        if isinstance(call.result, tuple)
+        for value in call.result[1:]
+        if isinstance(value, str)
+    ]
+
+
+def as_the_table_says(step, hook, code):
+    """Whether the last reply and the closing are those of the verdict table."""
+    verdict = VERDICTS[hook][code]
+    expected = [] if verdict.reply is None else [verdict.reply.code]
+    return step.real.codes[len(step.real.codes) - len(expected) :] == expected and step.real.closed == verdict.close
+
+
+def refusal(hooks, codes, when=lambda step: True):
+    """Explains: one of the hooks gave one of the codes, and the table was followed."""
+
+    def explains(vector, step):
+        return when(step) and any(
+            code in codes and as_the_table_says(step, hook, code) for hook, code in answers(step, *hooks)
+        )
+
+    return explains
+
+
+def failure(vector, step):
+    """A hook or its parser failed: the table's reply to that, and nobody was asked any more."""
+    for hook, code in answers(step):
+        if code is FAILED and as_the_table_says(step, hook, FAILED):
+            return True
+        if hook.endswith("_parse") and any(entry[1] == "@parse" for entry in step.real.trace):
+            return step.real.codes == [VERDICTS[hook][FAILED].reply.code]
+    return False
+
+
+def no_return_code(vector, step):
+    """A small number was given where a return code belongs: it is a failure like any other nonsense."""
+    return any(call.code in (0, 1) for call in step.calls if isinstance(call.code, int)) and failure(vector, step)
+
+
+def differing_entries(step):
+    """The pairs of trace entries that differ; None if the traces are not the same calls in the same order."""
+    old, new = step.recorded.trace, step.real.trace
+    if [entry[:2] for entry in old] != [entry[:2] for entry in new]:
+        return None
+    return [(a, b) for a, b in zip(old, new, strict=True) if not same(a, b)]
+
+
+def only(step, *entries):
+    """Whether nothing but trace entries of these kinds differs; gives the pairs."""
+    pairs = differing_entries(step)
+    if step.replies_differ or step.closing_differs or not pairs or any(old[1] not in entries for old, _ in pairs):
+        return []
+    return pairs
+
+
+def only_snapshots(step, *parts):
+    """Whether snapshots differ in these parts, and nothing else differs."""
+    pairs = only(step, "@snapshot")
+    found = {part for old, new in pairs for part in new[2] if not same(old[2][part], new[2][part])}
+    return bool(found) and found <= set(parts)
+
+
+def snapshots(trace):
+    return [entry[2] for entry in trace if entry[1] == "@snapshot"]
+
+
+def names(snapshot):
+    return [name for name, _ in snapshot["header"]]
+
+
+# The explanations that need more than a line
+
+
+def own_reply(vector, step):
+    """One reply where the original gave two: the plugin's own with DONE, the server's without."""
+    old, new = step.recorded.codes, step.real.codes
+    if len(old) != 2 or step.closing_differs or step.trace_differs:
+        return False
+    done = any(code is DONE for _, code in answers(step))
+    return new == (old[:1] if done else old[1:])
+
+
+def silent_done(vector, step):
+    """DONE from HELO or EHLO: the server says nothing of its own."""
+    return (
+        any(code is DONE for _, code in answers(step, "helo", "ehlo"))
+        and step.recorded.codes == [451]
+        and step.real.codes == []
+        and not step.closing_differs
+    )
+
+
+def header_refusal(vector, step):
+    """A refusal at the end of the header is told when the content has ended."""
+    calls = [call for call in step.before + step.calls if call.hook == "data_headers_end"]
+    return any(
+        answer(call) in (DENY, DENYSOFT)
+        and as_the_table_says(step, "data_headers_end", answer(call))
+        and not any(entry[1].startswith("queue") for entry in step.real.trace)
+        for call in calls[-4:]
+    )
+
+
+def done_ends_message(vector, step):
+    """DONE behind the content: the transaction is over, as behind any other answer."""
+    return (
+        any(code is DONE for _, code in answers(step, "data_post", "queue_pre"))
+        and not step.replies_differ
+        and not step.closing_differs
+        and all(entry[1] == "reset_transaction" for entry in step.real.trace[len(step.recorded.trace) :])
+        and step.real.trace[: len(step.recorded.trace)] == step.recorded.trace
+    )
+
+
+def second_greeting(vector, step):
+    return (
+        re.match(r"(?i)(helo|ehlo) ", step.sent) is not None
+        and step.recorded.codes == [503]
+        and step.real.codes == [250]
+        and (
+            step.real.trace[:1] == []
+            or step.real.trace[0][1] in ("reset_transaction", "ehlo", "helo", "ehlo_parse", "helo_parse")
+        )
+    )
+
+
+def nested_mail(vector, step):
+    return (
+        step.sent.lower().startswith("mail ")
+        and step.recorded.codes == [250]
+        and step.real.codes == [503]
+        and step.real.trace == []
+    )
+
+
+_DOT_STRING = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
+_QUOTED = r'"(?:[ !#-\[\]-~]|\\[ -~])*"'
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])"
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+_MAILBOX = re.compile(
+    rf"<(?:(?:{_DOT_STRING}|{_QUOTED})@(?:{_LABEL}(?:\.{_LABEL})*|\[{_OCTET}(?:\.{_OCTET}){{3}}\]))?>"
+)
+_PATH = re.compile(r"(?is)(?:MAIL FROM|RCPT TO): ?(<.*?>)(?: .*)?\r\n")
+_BARE = re.compile(r"(?<!\r)\n|\r(?!\n)")
+
+
+def empty_path(vector, step):
+    return (
+        re.fullmatch(r"(?i)MAIL FROM: *\r\n", step.sent) is not None
+        and (step.recorded.codes, step.real.codes) == ([250], [501])
+        and not step.closing_differs
+    )
+
+
+def strict_address(vector, step):
+    """A path is refused where RFC 5321 does not allow it, and accepted where it does."""
+    path = _PATH.fullmatch(step.sent)
+    if path is None or step.closing_differs:
+        return False
+    well_formed = _MAILBOX.fullmatch(path[1]) is not None
+    return step.real.codes == ([250] if well_formed else [501]) and step.recorded.codes == (
+        [501] if well_formed else [250]
+    )
+
+
+def bare_line_end(vector, step):
+    """A bare CR or LF: 554 behind the content, 500 to a command, 421 where a message seems to end, or no reply yet."""
+    return _BARE.search(step.sent) is not None and step.real.codes in ([554], [500], [421], [])
+
+
+def undoubled_dot(vector, step):
+    return re.search(r"(?m)^\.[^.\r\n]", step.sent) is not None and only_snapshots(step, "body_length", "body_lines")
+
+
+def forged_results(vector, step):
+    """All Authentication-Results of the client are moved aside, and the one on top is ours."""
+    return (
+        only_snapshots(step, "header", "header_order")
+        and len(re.findall(r"(?mi)^Authentication-Results:", step.sent)) > 1
+        and all(names(each).count("Authentication-Results") == 1 for each in snapshots(step.real.trace))
+        and all(names(each)[0] == "Authentication-Results" for each in snapshots(step.real.trace))
+    )
+
+
+def fields_kept(vector, step):
+    return re.search(r"(?m)^[!-9;-~]+[ \t]+:", step.sent) is not None and only_snapshots(step, "header", "header_order")
+
+
+def received_folded(vector, step):
+    return (
+        only_snapshots(step, "header", "header_order")
+        and bool(answers(step, "received_line"))
+        and all(names(each).count("Received") == 1 for each in snapshots(step.real.trace))
+    )
+
+
+def body_seen_whole(vector, step):
+    return only_snapshots(step, "body_length", "body_lines") and all(
+        each["body_length"] == sum(map(len, each["body_lines"])) for each in snapshots(step.real.trace)
+    )
+
+
+def results_kept(vector, step):
+    """What the hook answered is in the notes: the recorded value is null."""
+    return all(old[2][2] is None for old, _ in only(step, "@hook_result")) and bool(only(step, "@hook_result"))
+
+
+def nobody_left(vector, step):
+    """The original queued a message without a recipient; here no hook of queueing is asked."""
+    return (
+        any(each["recipients"] == [] for each in snapshots(step.recorded.trace))
+        and step.real.codes == [554]
+        and not any(entry[1].startswith("queue") for entry in step.real.trace)
+    )
+
+
+def network_edges(vector, step):
+    """A client at the edge of a listed network is in it."""
+    pairs = only(step, "@conn", "ok", "deny", "@note")
+    return bool(pairs) and re.search(r"\.(0|255)$", vector["peer"]["ip"]) is not None
+
+
+def empty_local_part(vector, step):
+    return '<""@' in step.sent and not step.replies_differ and not step.closing_differs
+
+
+def zero_text(vector, step):
+    return "0" in texts(step) and any(
+        as_the_table_says(step, hook, code) and (not VERDICTS[hook][code].plugin_text or said.texts == ["0"])
+        for hook, code in answers(step)
+        if code in REFUSALS
+        for said in step.real.replies[-1:]
+    )
+
+
+def headers_end_lines(vector, step):
+    return (
+        any(code in REFUSALS for _, code in answers(step, "data_headers_end"))
+        and step.recorded.codes == step.real.codes
+        and not step.closing_differs
+        and step.real.replies[0].texts[:1] == step.recorded.replies[0].texts
+    )
+
+
+def hello_parser(vector, step):
+    return step.real.codes == [501] and any(entry[1] == "@parse" for entry in step.real.trace)
+
+
+# Facts
+
+
+def address_fact(vector, recorded, real):
+    """The address is refused where it is no RFC 5321 path, and accepted where it is one."""
+    if vector["kind"] not in ("address", "address_parts") or isinstance(vector["input"], str) is (
+        vector["kind"] != "address"
+    ):
+        return False
+    given = vector["input"] if isinstance(vector["input"], str) else vector["input"]["user"]
+    well_formed = _MAILBOX.fullmatch(given if given.startswith("<") else f"<{given}>") is not None
+    return recorded["accepted"] != real["accepted"] == well_formed
+
+
+def parts_fact(vector, recorded, real):
+    """The parts of a mailbox are taken as they are."""
+    return vector["kind"] == "address_parts" and (real["user"], real["host"]) == (
+        vector["input"]["user"],
+        vector["input"]["host"],
+    )
+
+
+def empty_path_fact(vector, recorded, real):
+    return (
+        vector["kind"] == "command_parse" and vector["input"]["line"].strip() == "FROM:" and real == {"result": "DENY"}
+    )
+
+
+def include_fact(vector, recorded, real):
+    return vector["kind"] == "config_file" and real == {"error": True}
+
+
+def ip_fact(vector, recorded, real):
+    parts = vector["input"].split(".")
+    whole = len(parts) == 4 and all(part.isdecimal() and int(part) <= 255 for part in parts)
+    return vector["kind"] == "is_valid_ip" and real["result"] is whole
+
+
+REFUSED_AT_START = "bad-settings"
+"""Told by the player: the server did not start, since an argument or a setting makes no sense."""
+
+
+# Logs
+
+
+def level_by_name(vector, recorded, real):
+    """`config/loglevel` takes names too."""
+    (word,) = vector["config"].get("loglevel", [""])
+    return str(word).startswith("LOG") and real.levels == list(range(log_level(word) + 1))
+
+
+def full_prefix(vector, recorded, real):
+    """Every logging plugin writes the hook and the plugin before the text."""
+    return real.levels == recorded.levels and real.prefix and real.plugin_name
+
+
+_CLOSING = (DENY_DISCONNECT, DENYSOFT_DISCONNECT)
+
+DECISIONS = (
+    Decision("zero-is-a-text", zero_text, texts=("a message that is the single character 0",)),
+    Decision(
+        "return-codes",
+        no_return_code,
+        texts=("the text sent to the client is the number", "result codes are matched"),
+    ),
+    Decision("failed-hook", failure, texts=("a hook that raises or returns", "when a HELO/EHLO parser dies")),
+    Decision(REFUSED_AT_START, texts=("the arguments are refused with a warning", "with no directory given")),
+    Decision("circular-include", fact=include_fact, texts=("a circular include",)),
+    Decision(
+        "greeting-position",
+        refusal(("connect", "pre-connection"), REFUSALS, lambda step: step.recorded.closed),
+        texts=("RFC 5321 3.1 wants 554", "RFC 5321 wants 421 for a temporary refusal to talk"),
+        goes_on=True,
+    ),
+    Decision(
+        "closing-is-421",
+        refusal(VERDICTS, {DENYSOFT_DISCONNECT}, lambda step: step.recorded.closed),
+        texts=("RFC 5321 requires 421",),
+        goes_on=True,
+    ),
+    Decision(
+        "one-reply-to-hello",
+        refusal(("helo", "ehlo"), REFUSALS, lambda step: step.recorded.codes[-1:] == [451] or step.recorded.closed),
+        texts=("the denial is followed by", "one command produced two replies"),
+        goes_on=True,
+    ),
+    Decision("own-reply", own_reply, goes_on=True),
+    Decision("done-is-done", silent_done, texts=("although the plugin says it replied itself",), goes_on=True),
+    Decision("done-ends-message", done_ends_message),
+    Decision("second-greeting", second_greeting, texts=("RFC 5321 allows EHLO at any time",)),
+    Decision("nested-mail", nested_mail, texts=("RFC 5321 wants 503 for a nested MAIL",)),
+    Decision(
+        "soft-refusals",
+        refusal(("noop", "vrfy", "unrecognized_command"), {DENYSOFT, *_CLOSING}),
+        texts=("soft denial", "any soft denial", "a soft denial of VRFY", "a DENY_DISCONNECT from VRFY"),
+    ),
+    Decision(
+        "answered-refusals",
+        refusal(("unrecognized_command",), REFUSALS, lambda step: not step.recorded.codes),
+        texts=("the client gets no reply and would wait", "the connection is closed without any reply"),
+        goes_on=True,
+    ),
+    Decision(
+        "queue-pre-refusals",
+        refusal(("queue_pre",), REFUSALS, lambda step: not step.recorded.codes),
+        texts=(
+            "the client gets no reply at all to the end-of-data dot",
+            "the client gets no reply to the end of its message",
+        ),
+    ),
+    Decision(
+        "queue-closes",
+        refusal(("queue",), set(_CLOSING)),
+        texts=("a DENY_DISCONNECT from queue", "no disconnect happens"),
+    ),
+    Decision(
+        "content-refusals",
+        refusal(("data_post",), REFUSALS, lambda step: step.recorded.codes in ([552], [452])),
+        texts=("552 (storage) is sent", "452 (storage) is sent"),
+        goes_on=True,
+    ),
+    Decision(
+        "header-refusals",
+        header_refusal,
+        texts=("plain DENY is ignored at this hook", "plain DENYSOFT is ignored at this hook"),
+    ),
+    Decision(
+        "header-refusal-lines",
+        headers_end_lines,
+        texts=("the reply is sent and the connection closed while",),
+        goes_on=True,
+    ),
+    Decision("hello-parser", hello_parser, texts=("the result code of a HELO/EHLO parser",)),
+    Decision("nobody-left", nobody_left),
+    Decision("empty-path", empty_path, empty_path_fact, texts=("a missing path after FROM:",)),
+    Decision(
+        "addresses",
+        strict_address,
+        address_fact,
+        texts=(
+            "only the beginning of an unquoted local part",
+            "a quoted local part",
+            "any character may stand between two",
+            "octets above 255",
+            "an unquoted space in the local part",
+            "a double dot in the local part",
+            "an unquoted @ in the local part",
+            "taken for the null sender",
+            "no length limit on the local part",
+        ),
+    ),
+    Decision("address-parts", empty_local_part, parts_fact, texts=("the empty quoted local part",), goes_on=True),
+    Decision("ip-addresses", fact=ip_fact, texts=("any address containing 255",)),
+    Decision("network-edges", network_edges, texts=("the first and last address of a CIDR block",), goes_on=True),
+    Decision(
+        "bare-line-ends",
+        bare_line_end,
+        texts=("a bare CR is kept", "CR CR LF keeps", "bare LF accepted", "LF . CRLF is accepted"),
+    ),
+    Decision("dot-stuffing", undoubled_dot, texts=("a single leading dot",), goes_on=True),
+    Decision(
+        "long-lines",
+        lambda vector, step: len(step.sent) > 4096 and step.real.codes == [500],
+        goes_on=True,
+        texts=("no limit on text line",),
+    ),
+    Decision(
+        "header-kept",
+        fields_kept,
+        texts=("a line inside the header that is not a field", "a field with a space before"),
+        goes_on=True,
+    ),
+    Decision(
+        "body-seen-whole", body_seen_whole, texts=("reading the stored text inside", "body_length is 0"), goes_on=True
+    ),
+    Decision("forged-results", forged_results, goes_on=True),
+    Decision("received-lines", received_folded, goes_on=True),
+    Decision("level-names", log=level_by_name),
+    Decision("log-prefix", log=full_prefix),
+    Decision("results-in-notes", results_kept, texts=("hook results are meant to be kept",), goes_on=True),
+)
+
+
+TESTED_ELSEWHERE = {
+    "parameters": "tests/protocol/test_commands.py::test_a_malformed_or_repeated_parameter_is_refused",
+    "header-size": "tests/protocol/test_server.py::test_a_header_without_room_gives_no_content",
+    "line-ends-kept": "tests/session/test_message.py::test_content_out_is_content_in",
+    "results-of-a-message": "tests/session/test_authentication_results.py::test_the_results_of_one_message_are_not_the_next_ones",
+    "adaptive-verdict": "tests/plugins/test_logging_adaptive.py::test_a_refused_recipient_does_not_hide_that_the_message_was_accepted",
+}
+"""Rows that no recorded fact is about, and the test of each."""
+
+
+def explanation(vector, step):
+    """The decision that explains a step that differs, or None."""
+    return next((decision for decision in DECISIONS if decision.explains(vector, step)), None)
+
+
+def logging_explanation(vector, recorded, real):
+    """The decision that explains a log that differs, or None."""
+    return next((decision for decision in DECISIONS if decision.log(vector, recorded, real)), None)
+
+
+def fact_explanation(vector, recorded, real):
+    """The decision that explains a fact that differs, or None."""
+    return next((decision for decision in DECISIONS if decision.fact(vector, recorded, real)), None)
+
+
+def row_of(text):
+    """The row that answers a recorded divergence, or None."""
+    return next((decision.row for decision in DECISIONS if text.startswith(decision.texts or ("\0",))), None)
