@@ -1,11 +1,12 @@
 # make run    start the server on 127.0.0.1:2525; needs Python 3.11 or later and nothing else
 # make test   set up .venv and run all tests and checks
+# make docs   write the pages that are made from the code
 # make bench  print what a message costs
 
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: run test lint types unit bench clean
+.PHONY: run test lint types unit docs bench clean
 
 run:
 	@$(PYTHON) -c 'import sys; sys.exit("qpsmtpd needs Python 3.11 or later; try: make run PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
@@ -23,6 +24,9 @@ types: .venv/ready
 
 unit: .venv/ready
 	$(BIN)/pytest
+
+docs: .venv/ready
+	$(BIN)/python docs/generate.py
 
 bench: .venv/ready
 	$(BIN)/python bench/core.py

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -148,12 +149,50 @@ def test_plugins_are_listed_with_those_in_use_marked(run):
 
 def test_the_order_of_each_hook_is_shown_with_files(run, place):
     (place / "config").mkdir()
-    (place / "config" / "plugins").write_text("badrcptto\nrcpt_ok\n")
+    (place / "plugins").mkdir()
+    (place / "plugins" / "mine.py").write_text(
+        "def register(self, qp):\n    self.register_hook('rcpt', 'check', unshift=True)\n\n"
+        "def check(self, transaction):\n    return None\n\ndef hook_pre_connection(self, transaction):\n    return None\n"
+    )
+    (place / "config" / "plugins").write_text("badrcptto\nbadrcptto:1 reject 0\nrcpt_ok\nmine\n")
     _, out, _ = run("plugins", "order")
-    first, second = out.splitlines()
-    assert first.split()[:3] == ["rcpt", "1.", "badrcptto"]
-    assert first.endswith("/plugins/badrcptto.py")
-    assert second.split()[:2] == ["2.", "rcpt_ok"]
+    lines = [line.split() for line in out.splitlines()]
+    assert [words[:-1] for words in lines] == [
+        ["pre-connection", "1.", "mine"],
+        ["rcpt", "1.", "mine"],
+        ["2.", "badrcptto"],
+        ["3.", "badrcptto:1"],
+        ["4.", "rcpt_ok"],
+    ]
+    assert lines[1][-1] == f"{place}/plugins/mine.py:4"
+    assert re.search(r"/plugins/badrcptto\.py:\d+$", lines[2][-1])
+
+
+@pytest.mark.parametrize(
+    ("line", "source", "complaint"),
+    [
+        ("p", "def hook_rcptt(self, transaction): ...", "{p}:1: there is no hook hook_rcptt; did you mean hook_rcpt?"),
+        ("p", "\ndef hoook_rcpt(self, transaction): ...", "{p}:2: there is no hook hoook_rcpt; did you mean hook_rcpt?"),
+        ("p", "\n\nasync def hook_data(self, transaction, more): ...", "{p}:3: Plugin.hook_data(transaction, more) asks for more than hook data gives: (transaction)"),
+        ("p", "def register(self, qp):\n    self.register_hook('recpt', 'x')", "there is no hook 'recpt'; did you mean 'rcpt'?"),
+        ("p one", "def hook_data(self, transaction): ...", "this plugin takes no arguments, but it is given one"),
+        ("p one", "def register(self, qp, one, two): ...", "missing a required argument: 'two'; its arguments are: ONE TWO"),
+        ("p one two", "def init(self, qp, one=1): ...", "too many positional arguments; its arguments are: [one]"),
+        ("badmailfrmo", "", "there is no plugin 'badmailfrmo'; did you mean badmailfrom?"),
+        ("badmailfrom rejct 1", "", "unknown argument 'rejct'; did you mean reject?"),
+        ("badmailfrom reject_type hrad", "", "reject_type 'hrad' is none of perm, hard, soft, temp, disconnect, temp_disconnect"),
+    ],
+)  # fmt: skip
+def test_check_tells_what_is_wrong_with_a_plugin_and_where(run, place, line, source, complaint):
+    (place / "config").mkdir()
+    (place / "plugins").mkdir()
+    path = place / "plugins" / "p.py"
+    path.write_text(source)
+    (place / "config" / "plugins").write_text(f"# the plugins\n\n{line}\n")
+    status, _, err = run("check")
+    assert status == 1
+    complaint = complaint.replace("{p}", str(path)).replace("Plugin.", "")
+    assert err == f"qpsmtpd: config/plugins:3: {line.split()[0]}: {complaint}\n"
 
 
 def test_a_plugins_documentation_is_shown(run):

@@ -11,6 +11,7 @@ from pathlib import Path
 from qpsmtpd import __version__, daemon
 from qpsmtpd.config import Config, ConfigError
 from qpsmtpd.loader import bundled_names, find_plugin, load
+from qpsmtpd.plugin import where
 from qpsmtpd.protocol import hooks
 from qpsmtpd.sample import write_sample
 from qpsmtpd.site import Site
@@ -182,8 +183,7 @@ def _order(options: argparse.Namespace) -> int:
     site = _site(options)
     for hook in hooks.HOOKS:
         for number, entry in enumerate(site.chains.get(hook, ()), 1):
-            source = inspect.getsourcefile(type(entry.plugin)) or "?"
-            print(f"{hook if number == 1 else '':22} {number}. {entry.name:28} {source}")
+            print(f"{hook if number == 1 else '':22} {number}. {entry.name:28} {where(entry.method)}")
     return 0
 
 

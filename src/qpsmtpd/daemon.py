@@ -33,6 +33,7 @@ def run(site: Site, backend: str, addresses: Sequence[Address], started: _Starte
     """
     check_backend(site, backend)
     try:
+        site.post_fork()
         BACKENDS[backend](site, addresses, started)
         site.log(LOGINFO, "stopped")
     finally:

@@ -329,7 +329,7 @@ class Plugin:
     # The hooks, in the order of a session. Arguments are positional.
 
     def hook_post_fork(self) -> HookResult:
-        """A worker process has started. The result is ignored."""
+        """A worker process has started. The result is ignored. Must be a plain `def`."""
         return DECLINED
 
     def hook_pre_connection(self, transaction: Transaction, arrival: hooks.PreConnection) -> HookResult:
@@ -413,7 +413,7 @@ class Plugin:
         return DECLINED
 
     def hook_data_headers_end(self, transaction: Transaction) -> HookResult:
-        """The message header is complete. Only DENY_DISCONNECT and DENYSOFT_DISCONNECT act."""
+        """The message header is complete. A refusal that closes is told at once, any other behind the content."""
         return DECLINED
 
     def hook_data_post_headers(self, transaction: Transaction) -> HookResult:
@@ -429,7 +429,7 @@ class Plugin:
         return DECLINED
 
     def hook_queue_pre(self, transaction: Transaction) -> HookResult:
-        """Before queueing: the last chance to change the message. DONE: do not queue, you have replied."""
+        """Before queueing: the last chance to change the message. Any refusal; DONE: do not queue, you have replied."""
         return DECLINED
 
     def hook_queue(self, transaction: Transaction) -> HookResult:

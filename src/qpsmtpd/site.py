@@ -192,6 +192,17 @@ class Site:
                 return None
         return None
 
+    def post_fork(self) -> None:
+        """Run the hook post-fork: this process begins to serve. What fails is logged."""
+        for entry in self.chains.get("post-fork", ()):
+            try:
+                result = entry.method()
+            except Exception:  # noqa: BLE001 - a plugin may raise anything
+                self.log_failure("post-fork", entry.name, "the hook")
+                continue
+            if result is not None and result is not DECLINED:
+                return
+
     @contextlib.contextmanager
     def _as_hook(self, hook: str) -> Generator[None]:
         """Have the session, if one runs, call this its hook of the moment."""

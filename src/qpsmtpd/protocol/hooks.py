@@ -1,9 +1,9 @@
 """Every question the server asks: one frozen value a hook, with its typed arguments.
 
 This is the table of contents of the system, in the order in which a session meets the
-hooks. What an answer means stands in `verdicts`. The hooks of the last section are run by
-the session or the daemon alone; `protocol.Server` never asks them, nor yet those of AUTH,
-which it does not speak.
+hooks. What an answer means stands in `verdicts`. `protocol.Server` asks those from Connect
+to Disconnect, but not yet those of AUTH, which it does not speak; the others are run by the
+session or the daemon.
 """
 
 from collections.abc import Mapping
@@ -87,6 +87,27 @@ class Hook:
 
 HOOKS: Mapping[str, type[Hook]] = _BY_NAME
 """Every hook by its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class PostFork(Hook, name="post-fork"):
+    """A worker process has started."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreConnection(Hook, name="pre-connection"):
+    """A connection was accepted; no session exists yet. `child_addrs`: those now connected."""
+
+    remote_ip: str
+    remote_port: int
+    local_ip: str
+    local_port: int
+    max_conn_ip: int
+    child_addrs: tuple[str, ...]
+
+    @property
+    def arguments(self) -> tuple[object, ...]:
+        return (self,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,33 +373,12 @@ class Disconnect(Hook, name="disconnect"):
     """The session is over, by whatever cause."""
 
 
-# Asked by the session or the daemon, not by the protocol.
-
-
-@dataclass(frozen=True, slots=True)
-class PostFork(Hook, name="post-fork"):
-    """A worker process has started."""
-
-
-@dataclass(frozen=True, slots=True)
-class PreConnection(Hook, name="pre-connection"):
-    """A connection was accepted; no session exists yet. `child_addrs`: those now connected."""
-
-    remote_ip: str
-    remote_port: int
-    local_ip: str
-    local_port: int
-    max_conn_ip: int
-    child_addrs: tuple[str, ...]
-
-    @property
-    def arguments(self) -> tuple[object, ...]:
-        return (self,)
-
-
 @dataclass(frozen=True, slots=True)
 class PostConnection(Hook, name="post-connection"):
     """The connection is closed."""
+
+
+# Asked in between, wherever it is called for.
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,102 @@
+"""The pages that are made from the code are up to date, and say what they should."""
+
+import importlib.util
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from qpsmtpd import DENY
+from qpsmtpd.plugin import hook_method
+from qpsmtpd.protocol.hooks import HOOKS
+from qpsmtpd.testing import Kit
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+_spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+generate = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(generate)
+
+
+@pytest.mark.parametrize("name", generate.PAGES)
+def test_a_page_that_is_made_from_the_code_is_up_to_date(name):
+    assert (DOCS / name).read_text("utf-8") == generate.PAGES[name](), "run: make docs"
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_every_hook_has_a_section_with_its_method(name):
+    page = (DOCS / "hooks.md").read_text("utf-8")
+    assert f"\n## {name}\n\n`{hook_method(name)}(self" in page
+
+
+def test_a_change_of_the_table_changes_the_page(monkeypatch):
+    rows = generate.VERDICTS["rcpt"]
+    changed = {**rows, DENY: replace(rows[DENY], close=True)}
+    monkeypatch.setitem(generate.VERDICTS, "rcpt", changed)
+    assert generate.hooks_page() != (DOCS / "hooks.md").read_text("utf-8")
+
+
+def examples(page):
+    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text("utf-8"), re.DOTALL)
+
+
+PLUGINS = {re.match(r"# plugins/(\w+)\.py", code)[1]: code for code in examples("plugins.md")}
+
+
+@pytest.mark.parametrize("code", examples("testing.md"))
+def test_the_tests_shown_for_plugin_authors_pass(code):
+    namespace = {}
+    exec(code, namespace)
+    tests = [value for name, value in namespace.items() if name.startswith("test_")]
+    assert tests
+    for test in tests:
+        test()
+
+
+@pytest.fixture
+def kit(tmp_path):
+    (tmp_path / "plugins").mkdir()
+    for name, code in PLUGINS.items():
+        (tmp_path / "plugins" / f"{name}.py").write_text(code)
+    return lambda *lines, **config: Kit(*lines, directory=tmp_path, config=config)
+
+
+def test_the_plugins_shown_do_what_is_said(kit):
+    assert kit("temp_disable_connection").connect().replies.startswith(b"421 Sorry")
+
+    client = kit("no_noreply noreply no-reply", "rcpt_ok").connect()
+    client.say("EHLO c.example")
+    assert client.say("MAIL FROM:<No-Reply@x.example>").code == 550
+    assert client.say("MAIL FROM:<someone@x.example>").code == 250
+
+    assert kit("etrn").connect().say("ETRN example.org").text == "queuing started"
+
+    client = kit("arrow", "rcpt_ok", rcpthosts=["x.example"]).connect()
+    client.say("EHLO c.example")
+    client.say("MAIL FROM:<>")
+    assert client.say("RCPT TO -> a@x.example").code == 250
+    assert client.say("RCPT TO ->").text == "to whom?"
+
+    client = kit("rcpt_ok_maxrelay 0").connect()
+    client.say("EHLO c.example")
+    client.say("MAIL FROM:<>")
+    assert client.say("RCPT TO:<a@y.example>").text == "Too many relaying attempts"
+    assert client.closed
+
+
+def test_a_plugin_sees_what_an_earlier_one_answered(kit):
+    settings = {"rcpthosts": ["x.example"], "badrcptto": ["bad@x.example"]}
+    client = kit("badrcptto", "rcpt_ok", "last_was_bad", **settings).connect()
+    for recipients, code in ((("a@x.example", "bad@x.example"), 554), (("bad@x.example", "a@x.example"), 354)):
+        client.say("EHLO c.example")
+        client.say("MAIL FROM:<>")
+        for recipient in recipients:
+            client.say(f"RCPT TO:<{recipient}>")
+        assert client.say("DATA").code == code
+
+
+def test_every_plugin_shown_is_tried():
+    assert PLUGINS.keys() == {
+        "arrow", "etrn", "last_was_bad", "no_noreply", "rcpt_ok_maxrelay", "temp_disable_connection",
+    }  # fmt: skip
