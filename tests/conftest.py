@@ -13,6 +13,7 @@ import trio
 import uvloop
 from hypothesis import settings
 
+from qpsmtpd.site import current_session
 from qpsmtpd.transports import blocking
 from qpsmtpd.transports.anyio import listen as listen_anyio
 from qpsmtpd.transports.asyncio import listen as listen_asyncio
@@ -23,6 +24,14 @@ settings.load_profile("qpsmtpd")
 
 GRACE = 0.2
 SECONDS = 20
+
+
+@pytest.fixture(autouse=True)
+def _outside_of_sessions():
+    """A session that a test drives by hand runs in the context of the test, and of those behind it."""
+    token = current_session.set(None)
+    yield
+    current_session.reset(token)
 
 
 def _asyncio(site, ready, stop, grace, loop=None):

@@ -61,6 +61,28 @@ def server(config, backend="asyncio"):
                 process.kill()
 
 
+FORKED = """
+from qpsmtpd import LOGALERT, OK
+
+def hook_post_fork(self):
+    self.log(LOGALERT, "a process begins")
+    if self.plugin_name == "forked":
+        raise RuntimeError("no database")
+    return OK
+"""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_hook_post_fork_runs_before_the_server_serves(config, tmp_path, backend):
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "forked.py").write_text(FORKED)
+    with server(config(plugins="forked\nforked:1\nforked:2"), backend) as (process, _):
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=20)
+    assert errors.count(b"a process begins") == 2  # OK ends the chain, a failure does not
+    assert b"(post-fork) forked: error, the hook failed: RuntimeError: no database" in errors
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_signal_ends_the_server_in_good_order(config, wire, backend, number):

@@ -38,6 +38,7 @@ __all__ = ["Server"]
 _Result = tuple[Answer, tuple[str, ...]]
 _NOTHING: _Result = (DECLINED, ())  # sent into the conversation behind an event that asks nothing
 _Script = Generator[Event, _Result, None]
+_Parsed = tuple[str, Parameters] | SyntaxProblem
 
 _VERBS = {command.value.decode(): command for command in Command}
 
@@ -325,10 +326,14 @@ class Server:
         if (out_of_order := ORDER[Command.MAIL][self._state]) is not None:
             self._refuse(out_of_order)
             return
-        parsed = yield from self._path_and_parameters(Command.MAIL, "FROM:", hooks.MailParse, argument)
-        if parsed is None:
+        if "mail_parse" in self._wanted:
+            parsed = yield from self._parsed(hooks.MailParse, "FROM:", argument)
+        else:
+            parsed = parse_path_argument("FROM:", argument)
+        accepted = self._accepted(Command.MAIL, parsed)
+        if accepted is None:
             return
-        path, parameters = parsed
+        path, parameters = accepted
         self._utf8 = "smtputf8" in parameters
         if "mail_pre" in self._wanted:
             mended = yield from self._mended(hooks.MailPre, path, parameters)
@@ -346,10 +351,14 @@ class Server:
             yield from self._end(verdict)
 
     def _rcpt(self, argument: str) -> _Script:
-        parsed = yield from self._path_and_parameters(Command.RCPT, "TO:", hooks.RcptParse, argument)
-        if parsed is None:
+        if "rcpt_parse" in self._wanted:
+            parsed = yield from self._parsed(hooks.RcptParse, "TO:", argument)
+        else:
+            parsed = parse_path_argument("TO:", argument)
+        accepted = self._accepted(Command.RCPT, parsed)
+        if accepted is None:
             return
-        path, parameters = parsed
+        path, parameters = accepted
         if self._recipients >= self._limits.recipients:
             self._say(_TOO_MANY_RECIPIENTS)
             return
@@ -372,22 +381,23 @@ class Server:
         elif verdict.close or verdict.reset:
             yield from self._end(verdict)
 
-    def _path_and_parameters(
-        self, command: Command, keyword: str, hook: type[hooks.ParseHook], argument: str
-    ) -> Generator[Event, _Result, tuple[str, Parameters] | None]:
-        """What follows MAIL or RCPT, by a plugin's parser or our own; None if it has been refused."""
-        parsed: tuple[str, Parameters] | SyntaxProblem | None = None
-        if hook.name in self._wanted:
-            result = yield from self._pieces(hook, argument)
-            if result is None:
-                return None
-            answer, pieces = result
-            if answer is OK:
-                parameters = parse_parameters(pieces[1:])
-                path = pieces[0] if pieces else ""
-                parsed = parameters if isinstance(parameters, SyntaxProblem) else (path, parameters)
+    def _parsed(
+        self, hook: type[hooks.ParseHook], keyword: str, argument: str
+    ) -> Generator[Event, _Result, _Parsed | None]:
+        """What follows MAIL or RCPT, by a plugin's parser if it has one; None if it has been answered."""
+        result = yield from self._pieces(hook, argument)
+        if result is None:
+            return None
+        answer, pieces = result
+        if answer is not OK:
+            return parse_path_argument(keyword, argument)
+        parameters = parse_parameters(pieces[1:])
+        return parameters if isinstance(parameters, SyntaxProblem) else (pieces[0] if pieces else "", parameters)
+
+    def _accepted(self, command: Command, parsed: _Parsed | None) -> tuple[str, Parameters] | None:
+        """The path and its parameters, if they are good; None if the command has been answered."""
         if parsed is None:
-            parsed = parse_path_argument(keyword, argument)
+            return None
         problem = parsed if isinstance(parsed, SyntaxProblem) else self._unfit(command, parsed[1])
         if problem is not None:
             self._refuse(problem.reply)

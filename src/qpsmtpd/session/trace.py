@@ -1,6 +1,7 @@
 """The fields a server puts on top: Received (RFC 5321 section 4.4), Authentication-Results (RFC 8601)."""
 
 import re
+from functools import lru_cache
 from typing import cast
 
 from qpsmtpd.session.connection import Connection
@@ -37,9 +38,14 @@ def authentication_results_field(hostname: str, connection: Connection, transact
 
     It holds what plugins have stored about the connection and about this transaction.
     """
-    results = ["auth=none"]
+    results = [hostname, "auth=none"]
     for notes in (connection.notes, transaction.notes):
         stored = notes.get(AUTHENTICATION_RESULTS)
         if stored:
             results += map(str, cast("list[object]", stored)) if isinstance(stored, list) else [str(stored)]
-    return make_field("Authentication-Results", "; ".join([hostname, *results]))
+    return _results_field("; ".join(results))
+
+
+@lru_cache(256)  # most messages have the same
+def _results_field(results: str) -> bytes:
+    return make_field("Authentication-Results", results)
