@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from qpsmtpd import DECLINED, OK, Plugin
+from qpsmtpd import DECLINED, DENY, OK, Plugin
 from qpsmtpd.config import Config
 from qpsmtpd.loader import add, load
 from qpsmtpd.logs import LOGDEBUG, LOGERROR, LOGINFO, LOGWARN
@@ -124,3 +124,31 @@ def test_when_a_logging_plugin_raises_the_next_one_is_asked(capsys):
 
     server(Broken, Next).log(0, "urgent")
     assert seen == ["urgent"]
+
+
+@pytest.mark.parametrize(
+    ("result", "asked", "written"),
+    [
+        (DECLINED, ["first", "second"], 0),
+        (None, ["first", "second"], 0),
+        (OK, ["first"], 0),
+        ((OK, "said"), ["first"], 0),
+        (DENY, ["first"], 1),
+        ((DENY, "mine not"), ["first"], 1),
+    ],
+)
+def test_the_first_logging_plugin_that_does_not_decline_ends_the_chain(capsys, result, asked, written):
+    seen = []
+
+    class First(Plugin):
+        def hook_logging(self, transaction, level, hook, plugin, text):
+            seen.append("first")
+            return result
+
+    class Second(Plugin):
+        def hook_logging(self, transaction, level, hook, plugin, text):
+            seen.append("second")
+
+    server(First, Second).log(0, "urgent")
+    assert seen == asked
+    assert capsys.readouterr().err.count("urgent") == written

@@ -21,7 +21,7 @@ def mypy(path):
     command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--no-pretty", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=HERE)
     errors = [line for line in done.stdout.splitlines() if ": error: " in line]
-    assert all(line.startswith(path.name) or line.startswith(str(path)) for line in errors), done.stdout
+    assert all(line.startswith((path.name, str(path))) for line in errors), done.stdout
     return sorted({int(line.split(":")[1]) for line in errors})
 
 

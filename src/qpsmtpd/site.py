@@ -180,7 +180,7 @@ class Site:
             try:
                 with self._as_hook(hook):
                     result = entry.method(*(self._transaction(), *arguments)[: entry.arguments])
-                code, *values = cast("tuple[object, ...]", result if isinstance(result, tuple) else (result,))
+                code, *values = _taken_apart(result)
                 if not isinstance(code, ReturnCode | None):
                     raise TypeError(f"a hook returns a return code, or a tuple of one and texts, but not {result!r}")  # noqa: TRY301
             except Exception:  # noqa: BLE001 - a plugin may raise anything
@@ -250,15 +250,27 @@ class Site:
             return
         token = _in_log.set(True)
         try:
-            for entry in chain:
-                try:
-                    if entry.method(*(self._transaction(), level, hook, plugin, text)[: entry.arguments]) is OK:
-                        return
-                except Exception:  # noqa: BLE001 - the log must not stop the mail
-                    self._write(f"{self.log_line(hook, plugin, text)}\n")
-                    self.log_failure("logging", entry.name, "writing the log")
+            if not self._ask_logging(chain, level, hook, plugin, text) and level <= self._level:
+                self._write(f"{self.log_line(hook, plugin, text)}\n")
         finally:
             _in_log.reset(token)
+
+    def _ask_logging(self, chain: Sequence[Entry], level: int, hook: str, plugin: str, text: str) -> bool:
+        """Have the logging plugins write; false if one of them leaves it to standard error.
+
+        The first that does not decline ends the chain, with OK for what is written, or dropped.
+        """
+        for entry in chain:
+            try:
+                result = entry.method(*(self._transaction(), level, hook, plugin, text)[: entry.arguments])
+            except Exception:  # noqa: BLE001 - the log must not stop the mail
+                self._write(f"{self.log_line(hook, plugin, text)}\n")
+                self.log_failure("logging", entry.name, "writing the log")
+                continue
+            code, *_ = _taken_apart(result)
+            if code is not None and code is not DECLINED:
+                return code is OK
+        return True
 
     def logs(self, level: int) -> bool:
         """Whether messages of this level go anywhere; they need not be made up otherwise."""
@@ -377,6 +389,11 @@ class Site:
     def _transaction(self) -> Transaction | None:
         session = current_session.get()
         return session.transaction if session is not None else None
+
+
+def _taken_apart(result: object) -> tuple[object, ...]:
+    """A hook's result as its code and texts, whatever it is."""
+    return cast("tuple[object, ...]", result) if isinstance(result, tuple) and result else (result,)
 
 
 def _no_loader(name: str) -> "type[Plugin]":

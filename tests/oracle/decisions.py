@@ -265,6 +265,16 @@ def body_seen_whole(vector, step):
     )
 
 
+def connection_limit(vector, step):
+    """A connection over `max_per_ip` is refused before any plugin is asked, so later entries are missing."""
+    if vector.get("kind") != "listener":
+        return False
+    old, new = step.recorded, step.real
+    if old.replies or new.replies:
+        return new.codes == [421] and new.closed and not step.calls
+    return len(new.trace) < len(old.trace) and same(old.trace[: len(new.trace)], new.trace)
+
+
 def results_kept(vector, step):
     """What the hook answered is in the notes: the recorded value is null."""
     return all(old[2][2] is None for old, _ in only(step, "@hook_result")) and bool(only(step, "@hook_result"))
@@ -490,6 +500,7 @@ DECISIONS = (
     Decision("received-lines", received_folded, goes_on=True),
     Decision("level-names", log=level_by_name),
     Decision("log-prefix", log=full_prefix),
+    Decision("max-per-ip", connection_limit, goes_on=True),
     Decision("results-in-notes", results_kept, texts=("hook results are meant to be kept",), goes_on=True),
 )
 

@@ -10,7 +10,7 @@ import hmac
 import re
 from dataclasses import dataclass, field
 
-from scripted import Wire, octets, plugin_class
+from scripted import ACTIONS, Wire, octets, plugin_class
 
 from qpsmtpd import Mailbox
 from qpsmtpd.config import ConfigError
@@ -157,18 +157,31 @@ def require(name):
 
 
 def kit_for(vector, directory, trace, wire):
-    needs = [("fixtures", "TLS comes later")]
-    for name, reason in needs:
-        if vector.get(name):
-            raise NotPlayable(reason)
-    write_files(vector, directory)
-    config = configuration(vector, directory)
-    made = list(plugins(vector["plugins"], directory, trace, wire))
-    if any(hook.startswith("auth") for entry in vector["plugins"] for hook in entry.get("hooks", ())) or sends_auth(
-        vector
-    ):
+    """The kit that a vector asks for. Raises NotPlayable."""
+    if vector.get("fixtures"):
+        raise NotPlayable("TLS comes later")
+    wanted = set(actions(vector["plugins"]))
+    if "auth" in wanted or sends_auth(vector) or any(hook.startswith("auth") for hook in scripted_hooks(vector)):
         raise NotPlayable("AUTH comes later")
-    return Kit(*made, config=config, directory=directory)
+    if unknown := wanted - ACTIONS.keys():
+        raise NotPlayable(f"plugins here cannot do {', '.join(sorted(unknown))}")
+    write_files(vector, directory)
+    made = list(plugins(vector["plugins"], directory, trace, wire))
+    return Kit(*made, config=configuration(vector, directory), directory=directory)
+
+
+def scripted_hooks(vector):
+    return {hook for entry in vector["plugins"] for hook in entry.get("hooks", ())}
+
+
+def actions(plan):
+    """The actions that plans name, however deep."""
+    if isinstance(plan, dict):
+        yield from (name for name, *_ in plan.get("do", ()))
+        plan = list(plan.values())
+    if isinstance(plan, list):
+        for each in plan:
+            yield from actions(each)
 
 
 def sends_auth(vector):

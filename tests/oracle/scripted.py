@@ -28,20 +28,24 @@ class Wire:
     """What the client has sent as message content, its dots unstuffed."""
 
     def __init__(self):
-        self._sent = b""
+        self._sent = self._added = b""
 
     def begin(self):
         """Say that content follows."""
-        self._sent = b""
+        self._sent = self._added = b""
 
     def send(self, data):
         """Say that the client sends this."""
         self._sent += data
 
+    def append(self, data):
+        """Say that a plugin has added this."""
+        self._added += data
+
     def line_ends(self, size):
         """How many line ends the first `size` octets of the content hold: the original counts each as one octet."""
-        content = (b"\r\n" + self._sent).replace(b"\r\n..", b"\r\n.")[2:]
-        return content[:size].count(b"\r\n")
+        content = (b"\r\n" + self._sent).partition(b"\r\n.\r\n")[0] + b"\r\n"
+        return (content.replace(b"\r\n..", b"\r\n.")[2:] + self._added)[:size].count(b"\r\n")
 
 
 def plugin_class(plan, trace, wire=None):
@@ -280,8 +284,14 @@ def header_delete(plugin, arguments, name):
     return NOTHING
 
 
+def body_write(plugin, arguments, data):
+    plugin.wire.append(data.encode("latin-1").replace(b"\n", b"\r\n"))
+    plugin.transaction.body_write(data.encode("latin-1"))
+    return NOTHING
+
+
 def hook_name(plugin, arguments):
-    return plugin.hook_name
+    return [plugin.hook_name]
 
 
 def store_auth_results(plugin, arguments, result):
@@ -308,7 +318,7 @@ ACTIONS = {
     for action in (
         respond, note, get_note, hook_result, conn, envelope, snapshot, relay_client, config, config_scalar,
         rcpt_config, log, capability, remove_recipient_named, add_recipient, set_sender, rewrite_user, header_get, header_count,
-        header_add, header_delete, hook_name, store_auth_results, adjust_karma, spooled, force_spool,
+        header_add, header_delete, body_write, hook_name, store_auth_results, adjust_karma, spooled, force_spool,
     )
 }  # fmt: skip
 """The actions a plan may name. Those that read give an entry of the trace."""

@@ -564,3 +564,17 @@ def test_the_census_is_right_after_many_threads():
     finally:
         sys.setswitchinterval(before)
     assert (census.total, census.connected) == (0, {})
+
+
+def test_a_plugin_may_add_to_the_body(site):
+    stored = []
+
+    class Footer(Plugin):
+        def hook_queue_pre(self, transaction):
+            transaction.body_write(b"--\nfooter\r\n")
+
+        def hook_queue(self, transaction):
+            stored.append(b"".join(transaction.chunks()))
+
+    Client(site(Footer)).deliver(b"Subject: x\r\n\r\nbody\r\n")
+    assert stored[0].endswith(b"Subject: x\r\n\r\nbody\r\n--\r\nfooter\r\n")

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ from qpsmtpd.protocol import NULL_PATH, Mailbox, Parameters
 from qpsmtpd.session.message import Header, Message
 
 __all__ = ["Recipient", "Transaction"]
+
+_LINE_END = re.compile(rb"\r\n|\r|\n")
 
 Recipient = tuple[Mailbox, Parameters]
 """A recipient with the ESMTP parameters of its RCPT command."""
@@ -109,6 +112,10 @@ class Transaction:
     def body_lines(self) -> Iterator[bytes]:
         """The lines behind the header, the blank line first, each with its CRLF."""
         return iter(self.body_file())
+
+    def body_write(self, data: bytes) -> None:
+        """Add to the end of the body, such as a footer; every line end becomes CRLF. Raises OSError."""
+        self.content.write(_LINE_END.sub(b"\r\n", data))
 
     def chunks(self) -> Iterator[bytes]:
         """The whole message, header first, in pieces of bounded size."""
