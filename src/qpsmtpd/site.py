@@ -200,7 +200,7 @@ class Site:
             except Exception:  # noqa: BLE001 - a plugin may raise anything
                 self.log_failure("post-fork", entry.name, "the hook")
                 continue
-            if result is not None and result is not DECLINED:
+            if _taken_apart(result)[0] not in (None, DECLINED):
                 return
 
     @contextlib.contextmanager
@@ -393,7 +393,9 @@ class Site:
 
 def _taken_apart(result: object) -> tuple[object, ...]:
     """A hook's result as its code and texts, whatever it is."""
-    return cast("tuple[object, ...]", result) if isinstance(result, tuple) and result else (result,)
+    if isinstance(result, tuple) and result:
+        return cast("tuple[object, ...]", result)
+    return (cast("object", result),)
 
 
 def _no_loader(name: str) -> "type[Plugin]":
