@@ -393,9 +393,8 @@ class Site:
 
 def _taken_apart(result: object) -> tuple[object, ...]:
     """A hook's result as its code and texts, whatever it is."""
-    if isinstance(result, tuple) and result:
-        return cast("tuple[object, ...]", result)
-    return (cast("object", result),)
+    whole = (result,)
+    return cast("tuple[object, ...]", result) or whole if isinstance(result, tuple) else whole
 
 
 def _no_loader(name: str) -> "type[Plugin]":
