@@ -76,12 +76,17 @@ def as_the_table_says(step, hook, code):
     return step.real.codes[len(step.real.codes) - len(expected) :] == expected and step.real.closed == verdict.close
 
 
-def refusal(hooks, codes, when=lambda step: True):
-    """Explains: one of the hooks gave one of the codes, and the table was followed."""
+def refusal(hooks, codes, when=lambda step: True, *, same_calls=False):
+    """Explains: one of the hooks gave one of the codes, and the table was followed.
+
+    With `same_calls` the same hooks have been called as in the original.
+    """
 
     def explains(vector, step):
-        return when(step) and any(
-            code in codes and as_the_table_says(step, hook, code) for hook, code in answers(step, *hooks)
+        return (
+            when(step)
+            and not (same_calls and step.trace_differs)
+            and any(code in codes and as_the_table_says(step, hook, code) for hook, code in answers(step, *hooks))
         )
 
     return explains
@@ -391,19 +396,24 @@ DECISIONS = (
     Decision("circular-include", fact=include_fact, texts=("a circular include",)),
     Decision(
         "greeting-position",
-        refusal(("connect", "pre-connection"), REFUSALS, lambda step: step.recorded.closed),
+        refusal(("connect", "pre-connection"), REFUSALS, lambda step: step.recorded.closed, same_calls=True),
         texts=("RFC 5321 3.1 wants 554", "RFC 5321 wants 421 for a temporary refusal to talk"),
         goes_on=True,
     ),
     Decision(
         "closing-is-421",
-        refusal(VERDICTS, {DENYSOFT_DISCONNECT}, lambda step: step.recorded.closed),
+        refusal(VERDICTS, {DENYSOFT_DISCONNECT}, lambda step: step.recorded.closed, same_calls=True),
         texts=("RFC 5321 requires 421",),
         goes_on=True,
     ),
     Decision(
         "one-reply-to-hello",
-        refusal(("helo", "ehlo"), REFUSALS, lambda step: step.recorded.codes[-1:] == [451] or step.recorded.closed),
+        refusal(
+            ("helo", "ehlo"),
+            REFUSALS,
+            lambda step: step.recorded.codes[-1:] == [451] or step.recorded.closed,
+            same_calls=True,
+        ),
         texts=("the denial is followed by", "one command produced two replies"),
         goes_on=True,
     ),
@@ -419,7 +429,7 @@ DECISIONS = (
     ),
     Decision(
         "answered-refusals",
-        refusal(("unrecognized_command",), REFUSALS, lambda step: not step.recorded.codes),
+        refusal(("unrecognized_command",), REFUSALS, lambda step: not step.recorded.codes, same_calls=True),
         texts=("the client gets no reply and would wait", "the connection is closed without any reply"),
         goes_on=True,
     ),
@@ -438,7 +448,7 @@ DECISIONS = (
     ),
     Decision(
         "content-refusals",
-        refusal(("data_post",), REFUSALS, lambda step: step.recorded.codes in ([552], [452])),
+        refusal(("data_post",), REFUSALS, lambda step: step.recorded.codes in ([552], [452]), same_calls=True),
         texts=("552 (storage) is sent", "452 (storage) is sent"),
         goes_on=True,
     ),

@@ -62,12 +62,28 @@ class Step:
     """The kit's calls of this step."""
     before: list
     """The kit's calls of the steps before."""
+    scripted: frozenset = frozenset()
+    """The names of the plugins whose texts are recorded; the wording of others is free."""
 
     @property
     def replies_differ(self):
-        return len(self.recorded.replies) != len(self.real.replies) or any(
-            not agree(old, new) for old, new in zip(self.recorded.replies, self.real.replies, strict=True)
-        )
+        old, new = self.recorded.replies, self.real.replies
+        return len(old) != len(new) or not all(map(agree, old, new)) or self.shows_a_hidden_text
+
+    @property
+    def shows_a_hidden_text(self):
+        """Whether a text that a hook gave in this step is shown, though the record shows none."""
+        given = {
+            octets(line)
+            for call in self.calls
+            if isinstance(call.result, tuple) and call.plugin in self.scripted
+            for value in call.result[1:]
+            if isinstance(value, str)
+            for line in value.split("\n")
+            if len(line) > 3  # shorter ones are found in the server's own words by chance
+        }
+        recorded = {text for reply in self.recorded.replies for text in reply.texts}
+        return any(line in given - recorded for reply in self.real.replies for line in reply.texts)
 
     @property
     def closing_differs(self):
@@ -250,6 +266,7 @@ def play(vector, directory, at=0):
     early = b""
     if len(turns) > 1 and turns[1][0].get("early"):
         early = turns[1][0]["send"].encode("latin-1")
+    names = frozenset(entry["name"] for entry in vector["plugins"] if "hooks" in entry)
     marks = vector.get("trace_marks")
     recorded = slices(vector["trace"], marks) if marks else [[]] * len(turns)
     kit.clock.advance(at)
@@ -272,11 +289,8 @@ def play(vector, directory, at=0):
         old = recorded_moment(expectations, recorded[number] if number < len(recorded) else [])
         entries = [entry for entry in trace[seen:] if is_recorded(vector, entry)] if marks else []
         new = Moment(real_replies(said), client.closed, entries)
-        done.append(
-            Step(
-                "" if action is None else str(action.get("send", "")), old, new, kit.trace[called:], kit.trace[:called]
-            )
-        )
+        sent = "" if action is None else str(action.get("send", ""))
+        done.append(Step(sent, old, new, kit.trace[called:], kit.trace[:called], names))
         seen, called = len(trace), len(kit.trace)
     if not marks:
         old, new = (

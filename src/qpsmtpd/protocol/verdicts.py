@@ -159,7 +159,7 @@ VERDICTS: Mapping[str, _Rows] = {
     "rcpt_parse": _PARSE,
     "rcpt_pre": _PRE,
     "rcpt": {
-        DECLINED: _stop(450, "4.7.1", "No plugin decided if relaying is allowed"),
+        DECLINED: Verdict(Reply(450, "4.7.1", "No plugin decided if relaying is allowed"), proceed=False),
         OK: _go(250, "2.1.5", "%s, recipient OK"),
         DENY: _stop(550, "5.7.1", "Relaying denied"),
         DENYSOFT: _stop(450, "4.7.1", "Relaying denied for now"),

@@ -230,6 +230,7 @@ class Session:
                 if isinstance(result, ReturnCode):
                     answer, texts = result, ()
                 elif result is None:
+                    texts = ()
                     self._site.log(LOGDEBUG, "returned None, which counts as DECLINED", hook=name, plugin=entry.name)
                     continue
                 else:
