@@ -1,21 +1,42 @@
-"""The table of verdicts is total and sound, and every row is what a live server does."""
+"""The table of verdicts is total and sound, says what is written down in `verdicts.txt`, and is what a server does.
+
+The checks of single rows are functions, since `test_table_is_pinned` runs them with tables that are wrong.
+"""
+
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from tests.protocol.conftest import ANSWERS, ASKED, DATA, EHLO, MAIL, MESSAGE, QUIT, RCPT, Driver, respond
+from tests.protocol.conftest import (
+    ANSWERS,
+    ASKED,
+    DATA,
+    EHLO,
+    MAIL,
+    MESSAGE,
+    QUIT,
+    RCPT,
+    Driver,
+    respond,
+    split_replies,
+)
 
+from qpsmtpd import Plugin
 from qpsmtpd.protocol import (
     DECLINED,
     DENY,
     DENY_DISCONNECT,
     DENYSOFT,
     DENYSOFT_DISCONNECT,
-    DONE,
     FAILED,
     OK,
     VERDICTS,
+    Reply,
     hooks,
 )
 from qpsmtpd.protocol.hooks import HOOKS
+from qpsmtpd.protocol.verdicts import Verdict
+from qpsmtpd.testing import Kit
 
 ROWS = [(name, answer) for name in HOOKS for answer in ANSWERS]
 LIVE_ROWS = [(name, answer) for name in HOOKS if name in ASKED for answer in ANSWERS]
@@ -132,43 +153,174 @@ def took_effect(driver, name):
     return None
 
 
-@pytest.mark.parametrize(("name", "answer"), LIVE_ROWS)
-def test_a_live_server_does_what_the_row_says(name, answer):
-    verdict = VERDICTS[name][answer]
-    # OK with a text replaces the path, or the whole argument, here, which has a test of its own.
-    pre = name.endswith(("_pre", "_parse"))
-    path = {
-        "mail_parse": "<sender@example.org>",
-        "mail_pre": "<sender@example.org>",
-        "rcpt_parse": "<rcpt@example.net>",
-        "rcpt_pre": "<rcpt@example.net>",
-    }.get(name, "plugin text")
-    driver = Driver(asked=ASKED, answers={name: (answer, path)})
+WRITTEN_DOWN = Path(__file__).with_name("verdicts.txt")
+FLAGS = {"go": "proceed", "text": "plugin_text", "reset": "reset", "close": "close", "own": "own_reply"}
+
+
+def read_rows(text):
+    """The rows of a table that is written down, by hook and answer."""
+    by_name = {answer.name: answer for answer in ANSWERS}
+    rows = {}
+    for line in text.splitlines():
+        if not line or line.startswith("#"):
+            continue
+        hook, answer, code, status, flags, *words = line.split(maxsplit=5)
+        reply = None if code == "-" else Reply(int(code), None if status == "-" else status, *words)
+        on = {FLAGS[flag]: True for flag in flags.split(",") if flag != "-"}
+        assert (hook, by_name[answer]) not in rows, line
+        rows[hook, by_name[answer]] = Verdict(reply, **{"proceed": False, **on})
+    return rows
+
+
+GOLDEN = read_rows(WRITTEN_DOWN.read_text(encoding="utf-8"))
+
+
+def check_row(table, name, answer):
+    """The table says what is written down."""
+    assert table[name][answer] == GOLDEN[name, answer]
+
+
+OWN = (299, "from", "the plugin")
+WHOLE = ["data_post_headers", "received_line", "data_post", "queue_pre", "queue", "reset_transaction", "queue_post"]
+BEHIND = {
+    "helo_parse": ["helo"],
+    "ehlo_parse": ["ehlo"],
+    "mail_parse": ["mail_pre", "mail"],
+    "mail_pre": ["mail"],
+    "rcpt_parse": ["rcpt_pre", "rcpt"],
+    "rcpt_pre": ["rcpt"],
+    "data_headers_end": WHOLE,
+    "data_post_headers": WHOLE[1:],
+    "received_line": WHOLE[2:],
+    "data_post": WHOLE[3:],
+    "queue_pre": WHOLE[4:],
+    "queue": ["queue_post"],
+    "disconnect": ["reset_transaction"],
+}
+"""What is asked behind a hook, within the same command, if that goes on."""
+SAID_BEFORE = {"queue_post": 250, "reset_transaction": 250, "disconnect": 221}
+SAID_BEHIND = dict.fromkeys(BEHIND.keys() - {"queue", "disconnect"}, 250)
+PATH = {"mail": "<sender@example.org>", "rcpt": "<rcpt@example.net>"}
+
+
+def played(name, answer, texts, own):
+    """A session up to the command at which a hook is asked, which is answered so; and the replies to that command."""
+
+    def answers(server, hook):
+        if hook.name != name:
+            server.answer(OK if hook.name in {"rcpt", "queue"} else DECLINED)
+            return
+        if own:
+            server.respond(*own)
+        server.fail() if answer is FAILED else server.answer(answer, *texts)
+
+    driver = Driver(asked=ASKED, answers=answers)
     replies = driver.replies
     for chunk in TRIGGER[name]:
         assert name == "reset_transaction" or name not in driver.names
         replies = driver.send(chunk)
-    behind = driver.names[driver.names.index(name) + 1 :]
+    return driver, replies
 
-    if verdict.reply is not None:
-        (reply,) = replies
-        text = verdict.reply.text.replace("%s", SUBJECT.get(name, "%s"))
-        assert (reply.code, reply.enhanced) == (verdict.reply.code, verdict.reply.enhanced)
-        assert reply.text == (path if verdict.plugin_text else text)
-    elif answer is DONE and not (pre or verdict.proceed):
-        assert replies == []  # the plugin did not respond either
-    if name not in {"reset_transaction", "disconnect"}:
-        assert driver.closed == verdict.close
-    if verdict.close:
-        assert behind == ["disconnect", "reset_transaction"]
-    elif verdict.reset and name != "data_headers_end":
-        assert behind == ["reset_transaction"] + ["queue_post"] * verdict.proceed
-    elif verdict.reset:
-        assert behind == ["reset_transaction"]
-    elif not verdict.proceed:
-        assert behind == []
-    if not verdict.close:
-        assert took_effect(driver, name) in (verdict.proceed, None)
+
+def ways(name, answer):
+    """Texts to answer with, and replies that the plugin has prepared itself."""
+    if answer is FAILED:
+        texts = [()]
+    elif answer is OK and name.endswith(("_pre", "_parse")):
+        texts = [(PATH.get(name.partition("_")[0], "client.example"),)]  # without one there is nothing to go on with
+    else:
+        texts = [(), ("plugin", "text")]
+    return [(some, own) for some in texts for own in (None, OWN)]
+
+
+def check_live(name, answer):
+    """A server does what the row says that is written down, whatever its own table says."""
+    row = GOLDEN[name, answer]
+    for texts, own in ways(name, answer):
+        driver, replies = played(name, answer, texts, own)
+        said = row.reply
+        if own and row.own_reply:
+            said = Reply(own[0], None, "\n".join(own[1:]))
+        elif said is not None and texts and row.plugin_text:
+            said = replace(said, text="\n".join(texts))
+        elif said is not None:
+            said = replace(said, text=said.text.replace("%s", SUBJECT.get(name, "%s")))
+        before = [SAID_BEFORE[name]] if name in SAID_BEFORE else []
+        behind = [SAID_BEHIND[name]] if name in SAID_BEHIND and row.proceed else []
+        assert [reply.code for reply in replies] == [*before, *([said.code] if said else []), *behind]
+        assert said is None or replies[len(before)] == said
+
+        asked = driver.names[driver.names.index(name) + 1 :]
+        if row.close:
+            assert asked == ["disconnect", "reset_transaction"]
+        else:
+            assert asked == ["reset_transaction"] * row.reset + (BEHIND.get(name, []) if row.proceed else [])
+        assert driver.closed == (row.close or name == "disconnect")
+        if not row.close:
+            assert took_effect(driver, name) in (row.proceed, None)
+
+
+SESSION_ROWS = [(name, answer) for name in ("pre-connection", "deny", "ok", "post-connection") for answer in ANSWERS]
+
+
+def session(name, answer, texts):
+    """What a client is told, and who is asked, where a plugin answers a hook of the session so, and another declines."""
+
+    def answers(plugin, transaction, *arguments):
+        if answer is FAILED:
+            raise ValueError
+        return (answer, *texts)
+
+    class Commands(Plugin):
+        def hook_noop(self, transaction):
+            return DENY
+
+        def hook_vrfy(self, transaction):
+            return OK
+
+    method = f"hook_{name.replace('-', '_')}"
+    first = type("First", (Plugin,), {method: answers})
+    second = type("Second", (Plugin,), {method: lambda plugin, transaction, *arguments: DECLINED})
+    kit = Kit(first, second, Commands)
+    client = kit.connect()
+    if not client.closed:
+        client.send(b"NOOP\r\nVRFY someone\r\nQUIT\r\n")
+    return client.replies, [(call.plugin, call.hook) for call in kit.trace]
+
+
+def check_session(name, answer):
+    """A session does what the row says that is written down, whatever its own table says."""
+    row = GOLDEN[name, answer]
+    for texts in ((), ("plugin", "text")):
+        told, asked = session(name, answer, texts)
+        second_is_asked = ("Second", name) in asked
+        if row.reply is None:
+            assert [reply.code for reply in split_replies(told)] == [220, 500, 250, 221]
+            assert second_is_asked == (answer in {DECLINED, FAILED})
+        else:
+            said = "\n".join(texts) if texts and row.plugin_text and answer is not FAILED else row.reply.text
+            assert split_replies(told) == [Reply(row.reply.code, None, said)]
+            assert not second_is_asked
+
+
+@pytest.mark.parametrize(("name", "answer"), SESSION_ROWS)
+def test_a_session_does_what_the_row_says(name, answer):
+    check_session(name, answer)
+
+
+def test_as_many_rows_are_written_down_as_there_are():
+    assert GOLDEN.keys() == set(ROWS)
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_the_table_says_what_is_written_down(name):
+    for answer in ANSWERS:
+        check_row(VERDICTS, name, answer)
+
+
+@pytest.mark.parametrize(("name", "answer"), LIVE_ROWS)
+def test_a_live_server_does_what_the_row_says(name, answer):
+    check_live(name, answer)
 
 
 @pytest.mark.parametrize("answer", ANSWERS)

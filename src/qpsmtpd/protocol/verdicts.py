@@ -253,6 +253,7 @@ VERDICTS: Mapping[str, _Rows] = {
         DENY: _stop(500, "5.5.1", "Unrecognized command"),
         DENYSOFT: _stop(450, "4.7.0", "Unrecognized command"),
         DENY_DISCONNECT: _stop(521, "5.5.1", "Unrecognized command", close=True),
+        DENYSOFT_DISCONNECT: _stop(421, "4.7.0", "Unrecognized command", close=True),
         DONE: _REPLIED,
         FAILED: _TROUBLE,
     },

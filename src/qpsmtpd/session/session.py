@@ -170,10 +170,6 @@ class Session:
                 name = event.name
                 if self._in_header:
                     self._end_header()
-                if name in _QUEUEING and not self.transaction.recipients:
-                    server.respond(554, _NOBODY_LEFT)
-                    server.answer(DONE)
-                    continue
                 answer, texts = _NO_OPINION
                 if self._broken is not None and VERDICTS[name][FAILED].reply is not None:
                     answer = FAILED
@@ -220,6 +216,9 @@ class Session:
         answer: ReturnCode = DECLINED
         texts: _Texts = ()
         for entry in self._chains.get(name, ()):
+            if name in _QUEUEING and not self.transaction.recipients:
+                self._server.respond(554, _NOBODY_LEFT)
+                return DONE, ()
             self.hook_name = name
             current_session.set(self)
             try:
