@@ -290,7 +290,11 @@ class Site:
         """Log the exception that is being handled, with its traceback."""
         error = sys.exception()
         assert error is not None
-        self.log(LOGERROR, f"error, {doing} failed: {type(error).__name__}: {error}", hook=hook, plugin=plugin)
+        try:
+            text = str(error)
+        except Exception:  # noqa: BLE001 - even this is the plugin's code
+            text = "(its text cannot be made)"
+        self.log(LOGERROR, f"error, {doing} failed: {type(error).__name__}: {text}", hook=hook, plugin=plugin)
         for line in "".join(traceback.format_exception(error)).splitlines():
             self.log(LOGERROR, line, hook=hook, plugin=plugin)
 

@@ -9,7 +9,7 @@ the trace, says who must have been asked and with what, finds the answer that de
 
 What is left out, and why: `config`, `user_config`, `logging` and `post-fork` are asked by the site and the
 daemon, not by a session; the hooks of AUTH are not asked yet; exceptions that are no `Exception` (an
-interrupt from the keyboard) end the session, as they must; exceptions whose text cannot be made end it too.
+interrupt from the keyboard) end the session, as they must.
 Results of parsers are in no trace, and neither told to `ok` and `deny` nor kept: they have a record of their own.
 """
 

@@ -578,3 +578,37 @@ def test_a_plugin_may_add_to_the_body(site):
 
     Client(site(Footer)).deliver(b"Subject: x\r\n\r\nbody\r\n")
     assert stored[0].endswith(b"Subject: x\r\n\r\nbody\r\n--\r\nfooter\r\n")
+
+
+def test_an_exception_whose_text_cannot_be_made_is_a_failure_like_any_other(site, log):
+    class UnsayableError(Exception):
+        def __str__(self):
+            raise ZeroDivisionError
+
+    class Fails(Plugin):
+        def hook_mail(self, transaction, sender, parameters):
+            raise UnsayableError
+
+    *_, reply = Client(site(Fails)).deliver()
+    assert reply.code == 451
+    assert any("UnsayableError: (its text cannot be made)" in line for line in log)
+
+
+@pytest.mark.parametrize("text", ["a\r\n\r\nX-Evil: yes", "\ud800\udfff", "\0\x7f", "ü\udcff", "", "\n\n", "x" * 5000])
+def test_no_text_for_the_received_field_ends_the_header_or_the_session(site, text):
+    stored = []
+
+    class Own(Plugin):
+        def hook_received_line(self, transaction, protocol, authentication, tls):
+            return OK, text, text
+
+        def hook_queue(self, transaction):
+            stored.append(b"".join(transaction.chunks()))
+            return OK
+
+    *_, reply = Client(site(Own)).deliver(b"Subject: x\r\n\r\nbody\r\n")
+    assert reply.code == 250
+    header, _, body = stored[0].partition(b"\r\n\r\n")
+    assert body == b"body\r\n"
+    names = [line.partition(b":")[0] for line in header.split(b"\r\n") if line[:1] not in (b" ", b"\t")]
+    assert names == [b"Authentication-Results", b"Received", b"Subject"]

@@ -24,6 +24,7 @@ CHUNK = 65_536
 _FIELD = re.compile(rb"[^\r\n]*(?:\r\n[ \t][^\r\n]*)*(?:\r\n|$)")
 _NAME = re.compile(rb"[!-9;-~]+(?=[ \t]*:)")
 _FIELD_NAME = re.compile(r"[!-9;-~]+")
+_NO_FIELD_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udc7f\udd00-\udfff]")
 _MBOX_LINE, _MBOX_NAME = b"From ", "Mail-From"
 
 
@@ -144,8 +145,7 @@ def make_field(name: str, value: str) -> bytes:
         raise ValueError(f"{name!r} is no header field name")
     lines = [" ".join(line.split("\r")).strip() for line in value.replace("\r\n", "\n").split("\n")]
     folded = "\r\n\t".join(line for line in lines if line)
-    clean = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "?", folded)
-    return f"{name}: {clean}\r\n".encode("utf-8", "surrogateescape")
+    return f"{name}: {_NO_FIELD_TEXT.sub('?', folded)}\r\n".encode("utf-8", "surrogateescape")
 
 
 class Message:
