@@ -99,6 +99,7 @@ class Session:
         self._transactions = 0
         self._parser: tuple[Entry, Callable[..., object]] | None = None  # what the last parse hook has given
         self._clock = site.clock
+        self._last_chance = False  # the time left is less than a command may take
         self._deadline = site.clock() + settings.session_timeout
         self._next_command = Receive(settings.command_timeout)
         self._next_content = Receive(settings.content_timeout)
@@ -190,7 +191,8 @@ class Session:
     def _next_receive(self) -> Receive:
         receive = self._next_content if self._server.in_content else self._next_command
         left = self._deadline - self._clock()
-        return receive if left >= receive.timeout else Receive(max(left, 0.0))
+        self._last_chance = left < receive.timeout
+        return Receive(max(left, 0.0)) if self._last_chance else receive
 
     def _take(self, outcome: object) -> None:
         if isinstance(outcome, bytes):
@@ -198,7 +200,7 @@ class Session:
         elif outcome is SHUTTING_DOWN:
             self._server.hang_up(_SHUTDOWN)
         elif outcome is TIMED_OUT:
-            expired = self._clock() >= self._deadline
+            expired = self._last_chance  # not by the clock: a loop's timer may be early by its granularity
             self._log(LOGINFO, "fail, session limit" if expired else "fail, timeout")
             self._server.hang_up(_TOO_LONG if expired else _TIMEOUT)
 
