@@ -174,7 +174,7 @@ def test_the_order_of_each_hook_is_shown_with_files(run, place):
         ("p", "def hook_rcptt(self, transaction): ...", "{p}:1: there is no hook hook_rcptt; did you mean hook_rcpt?"),
         ("p", "\ndef hoook_rcpt(self, transaction): ...", "{p}:2: there is no hook hoook_rcpt; did you mean hook_rcpt?"),
         ("p", "\n\nasync def hook_data(self, transaction, more): ...", "{p}:3: Plugin.hook_data(transaction, more) asks for more than hook data gives: (transaction)"),
-        ("p", "def register(self, qp):\n    self.register_hook('recpt', 'x')", "there is no hook 'recpt'; did you mean 'rcpt'?"),
+        ("p", "def register(self, qp):\n    self.register_hook('recpt', 'x')", "there is no hook 'recpt'; did you mean rcpt?"),
         ("p one", "def hook_data(self, transaction): ...", "this plugin takes no arguments, but it is given one"),
         ("p one", "def register(self, qp, one, two): ...", "missing a required argument: 'two'; its arguments are: ONE TWO"),
         ("p one two", "def init(self, qp, one=1): ...", "too many positional arguments; its arguments are: [one]"),

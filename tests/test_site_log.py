@@ -134,6 +134,7 @@ def test_when_a_logging_plugin_raises_the_next_one_is_asked(capsys):
         (OK, ["first"], 0),
         ((OK, "said"), ["first"], 0),
         (DENY, ["first"], 1),
+        (42, ["first", "second"], 1),
         ((DENY, "mine not"), ["first"], 1),
     ],
 )

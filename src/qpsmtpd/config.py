@@ -6,13 +6,14 @@ name, relative to the config directory. A file is read again when it has changed
 once a second at most. Settings without a file have the defaults of `DEFAULTS`.
 """
 
+import difflib
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["DEFAULTS", "Config", "ConfigError", "Line"]
+__all__ = ["DEFAULTS", "Config", "ConfigError", "Line", "did_you_mean", "values_in"]
 
 DEFAULTS: Mapping[str, tuple[str, ...]] = {
     "loglevel": ("LOGWARN",),
@@ -35,6 +36,23 @@ _DEPTH = 16  # an include within an include ..., cycles apart
 
 class ConfigError(Exception):
     """Something an administrator must change: the message names file, line and remedy."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """What to say behind a word that is none of those known: the nearest one, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def values_in(text: str) -> tuple[str, ...]:
+    """The values in the text of a file: its lines, stripped, less the empty ones and comments."""
+    return tuple(value for _, value in _numbered(text))
+
+
+def _numbered(text: str) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
+        if line and not line.startswith("#"):
+            yield number, line
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +177,8 @@ class Config:
             return
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}") from error
-        for number, raw in enumerate(text.splitlines(), 1):
-            line = Line(raw.strip(), path, number)
-            if not line.text or line.text.startswith("#"):
-                continue
+        for number, value in _numbered(text):
+            line = Line(value, path, number)
             words = line.text.split()
             if words[0] != "$include" or len(words) != 2:  # as in the original, anything else is a value
                 yield line

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from types import FunctionType, ModuleType
 
-from qpsmtpd.config import Config, ConfigError, Line
+from qpsmtpd.config import Config, ConfigError, Line, did_you_mean
 from qpsmtpd.plugin import Plugin, check_signature, hook_method, where
 from qpsmtpd.protocol import hooks
 from qpsmtpd.site import Entry, Kind, Site
@@ -47,7 +47,7 @@ def load(site: Site) -> None:
     """
     site.current_settings()
     for setting in ("logging", "plugins"):
-        for line in _lines(site, setting):
+        for line in _lines(site.settings, setting):
             add_line(site, line)
 
 
@@ -117,13 +117,10 @@ def find_plugin(config: Config, name: str) -> type[Plugin]:
             return _plugin_class(_import(f"{__package__}.plugins.{real.replace('/', '.')}"), real)
         for point in importlib.metadata.entry_points(group="qpsmtpd.plugins", name=real):
             return _plugin_class(point.load(), real)
-    close = difflib.get_close_matches(base, [*bundled_names(), *ALIASES], n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    raise ConfigError(f"there is no plugin {base!r}{hint}")
+    raise ConfigError(f"there is no plugin {base!r}{did_you_mean(base, [*bundled_names(), *ALIASES])}")
 
 
-def _lines(site: Site, setting: str) -> Iterator[Line]:
-    config = site.settings
+def _lines(config: Config, setting: str) -> Iterator[Line]:
     lines = config.lines(setting)
     if not lines:
         place = config.directory / setting if config.directory else Path(f"(built-in {setting})")
@@ -205,12 +202,11 @@ def _checked(plugin: type[Plugin]) -> type[Plugin]:
         for attribute, value in vars(base).items():
             if attribute in _METHODS or attribute.startswith("__"):
                 continue
-            is_hook = attribute.startswith("hook_")
-            close = difflib.get_close_matches(attribute, _METHODS, n=1, cutoff=0.6 if is_hook else 0.9)
-            if is_hook or (close and callable(value)):  # `hoook_rcpt` would be silent too
+            # `hoook_rcpt` would be silent too.
+            nearly = callable(value) and difflib.get_close_matches(attribute, _METHODS, n=1, cutoff=0.9)
+            if nearly or attribute.startswith("hook_"):
                 place = where(value) if callable(value) else base.__module__
-                hint = f"; did you mean {close[0]}?" if close else ""
-                raise ConfigError(f"{place}: there is no hook {attribute}{hint}")
+                raise ConfigError(f"{place}: there is no hook {attribute}{did_you_mean(attribute, _METHODS)}")
     return plugin
 
 

@@ -5,13 +5,12 @@ A plugin overrides the hooks it wants; only those are registered. A hook is a `d
 It returns a return code, or a tuple of a code and texts for the client.
 """
 
-import difflib
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
-from qpsmtpd.config import ConfigError
+from qpsmtpd.config import ConfigError, did_you_mean
 from qpsmtpd.logs import LOGDEBUG, LOGEMERG, LOGINFO, log_level
 from qpsmtpd.protocol import (
     DECLINED,
@@ -122,8 +121,7 @@ class Plugin:
         Raises ValueError for a hook or method that does not exist.
         """
         if hook not in hooks.HOOKS:
-            close = difflib.get_close_matches(hook, hooks.HOOKS, n=1)
-            raise ValueError(f"there is no hook {hook!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+            raise ValueError(f"there is no hook {hook!r}{did_you_mean(hook, hooks.HOOKS)}")
         function = getattr(self, method, None) if isinstance(method, str) else method
         if not callable(function):
             raise ValueError(f"hook {hook}: there is no method {method!r}")  # noqa: TRY004 - the loader reports it
@@ -159,9 +157,8 @@ class Plugin:
             raise ValueError(f"the arguments come in pairs of name and value, but {args[-1]!r} is left over")
         for name in names:
             if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known))}"
-                raise ValueError(f"unknown argument {name!r}; {hint}")
+                hint = did_you_mean(name, known) or f"; known are {', '.join(sorted(known))}"
+                raise ValueError(f"unknown argument {name!r}{hint}")
         self._options |= dict(zip(names, args[1::2], strict=True))
         self._check_shared()
         return self._options
@@ -289,22 +286,18 @@ class Plugin:
         """Whether checks should be skipped: the client may relay, is whitelisted, or is to be refused anyway."""
         session = self.qp.session
         notes = session.connection.notes
-        why = (
-            "relay client"
-            if session.connection.relay_client
-            else "whitelisted host"
-            if notes.get("whitelisthost")
-            else "whitelisted sender"
-            if session.transaction.notes.get("whitelistsender")
-            else "naughty"
-            if notes.get(_NAUGHTY)
-            else "already rejected"
-            if notes.get(_REJECTED)
-            else ""
+        reasons = (
+            (session.connection.relay_client, "relay client"),
+            (notes.get("whitelisthost"), "whitelisted host"),
+            (session.transaction.notes.get("whitelistsender"), "whitelisted sender"),
+            (notes.get(_NAUGHTY), "naughty"),
+            (notes.get(_REJECTED), "already rejected"),
         )
-        if why:
-            self.log(LOGINFO, f"skip, {why}")
-        return bool(why)
+        for holds, why in reasons:
+            if holds:
+                self.log(LOGINFO, f"skip, {why}")
+                return True
+        return False
 
     def adjust_karma(self, value: int) -> int:
         """Add to the connection's note `karma`, a sum of good and bad signs; give the new sum."""

@@ -29,7 +29,7 @@ from qpsmtpd.session.transaction import Transaction
 if TYPE_CHECKING:
     from qpsmtpd.plugin import Plugin
 
-__all__ = ["Census", "Entry", "Kind", "Running", "Settings", "Site", "current_session"]
+__all__ = ["Census", "Entry", "Kind", "Running", "Settings", "Site", "current_session", "no_result"]
 
 
 class Running(Protocol):
@@ -169,39 +169,43 @@ class Site:
 
         For an address the hook `user_config` is asked first, then `config` in any case.
         """
-        values = None if address is None else self._asked("user_config", address, setting)
+        values = None if address is None else self._setting("user_config", address, setting)
         if values is None:
-            values = self._asked("config", setting)
+            values = self._setting("config", setting)
         return self.settings.values(setting) if values is None else values
 
-    def _asked(self, hook: str, *arguments: object) -> tuple[str, ...] | None:
-        """What plugins say a setting is; None where none does. The first that does not decline ends it."""
-        for entry in self.chains.get(hook, ()):
-            try:
-                with self._as_hook(hook):
-                    result = entry.method(*(self._transaction(), *arguments)[: entry.arguments])
-                code, *values = _taken_apart(result)
-                if not isinstance(code, ReturnCode | None):
-                    raise TypeError(f"a hook returns a return code, or a tuple of one and texts, but not {result!r}")  # noqa: TRY301
-            except Exception:  # noqa: BLE001 - a plugin may raise anything
-                self.log_failure(hook, entry.name, f"looking up {arguments[-1]}")
-                continue
-            if code is OK:
-                return tuple(map(str, values))
-            if code is not DECLINED and code is not None:
-                return None
-        return None
+    def _setting(self, hook: str, *arguments: object) -> tuple[str, ...] | None:
+        """What plugins say a setting is; None where none does."""
+        if hook not in self.chains:
+            return None
+        with self._as_hook(hook):
+            code, values = self._ask(hook, f"looking up {arguments[-1]}", self._transaction(), *arguments)
+        return tuple(map(str, values)) if code is OK else None
 
     def post_fork(self) -> None:
         """Run the hook post-fork: this process begins to serve. What fails is logged."""
-        for entry in self.chains.get("post-fork", ()):
+        self._ask("post-fork", "the hook")
+
+    def _ask(
+        self, hook: str, doing: str, *arguments: object, on_failure: Callable[[], object] = lambda: None
+    ) -> tuple[ReturnCode, tuple[object, ...]]:
+        """Ask the plugins of a hook that no session waits for: the first that does not decline decides.
+
+        One that fails is logged, as failed in `doing`, and the next one asked.
+        """
+        for entry in self.chains.get(hook, ()):
             try:
-                result = entry.method()
+                result = entry.method(*arguments[: entry.arguments])
+                code, *values = cast("tuple[object, ...]", result) if isinstance(result, tuple) else (result,)
+                if not isinstance(code, ReturnCode | None):
+                    raise no_result(result)  # noqa: TRY301
             except Exception:  # noqa: BLE001 - a plugin may raise anything
-                self.log_failure("post-fork", entry.name, "the hook")
+                on_failure()
+                self.log_failure(hook, entry.name, doing)
                 continue
-            if _taken_apart(result)[0] not in (None, DECLINED):
-                return
+            if code is not None and code is not DECLINED:
+                return code, tuple(values)
+        return DECLINED, ()
 
     @contextlib.contextmanager
     def _as_hook(self, hook: str) -> Generator[None]:
@@ -243,34 +247,22 @@ class Site:
         session = current_session.get()
         if hook is None:
             hook = session.hook_name if session is not None else ""
-        chain = self.chains.get("logging")
-        if not chain or _in_log.get():
+
+        def write() -> None:
+            self._write(f"{self.log_line(hook, plugin, text)}\n")
+
+        if "logging" not in self.chains or _in_log.get():
             if level <= self._level:
-                self._write(f"{self.log_line(hook, plugin, text)}\n")
+                write()
             return
         token = _in_log.set(True)
         try:
-            if not self._ask_logging(chain, level, hook, plugin, text) and level <= self._level:
-                self._write(f"{self.log_line(hook, plugin, text)}\n")
+            arguments = (self._transaction(), level, hook, plugin, text)
+            code, _ = self._ask("logging", "writing the log", *arguments, on_failure=write)
+            if code not in (OK, DECLINED) and level <= self._level:
+                write()
         finally:
             _in_log.reset(token)
-
-    def _ask_logging(self, chain: Sequence[Entry], level: int, hook: str, plugin: str, text: str) -> bool:
-        """Have the logging plugins write; false if one of them leaves it to standard error.
-
-        The first that does not decline ends the chain, with OK for what is written, or dropped.
-        """
-        for entry in chain:
-            try:
-                result = entry.method(*(self._transaction(), level, hook, plugin, text)[: entry.arguments])
-            except Exception:  # noqa: BLE001 - the log must not stop the mail
-                self._write(f"{self.log_line(hook, plugin, text)}\n")
-                self.log_failure("logging", entry.name, "writing the log")
-                continue
-            code, *_ = _taken_apart(result)
-            if code is not None and code is not DECLINED:
-                return code is OK
-        return True
 
     def logs(self, level: int) -> bool:
         """Whether messages of this level go anywhere; they need not be made up otherwise."""
@@ -395,10 +387,9 @@ class Site:
         return session.transaction if session is not None else None
 
 
-def _taken_apart(result: object) -> tuple[object, ...]:
-    """A hook's result as its code and texts, whatever it is."""
-    whole = (result,)
-    return cast("tuple[object, ...]", result) or whole if isinstance(result, tuple) else whole
+def no_result(value: object) -> TypeError:
+    """What is wrong with what a hook has returned."""
+    return TypeError(f"a hook returns a return code, or a tuple of one and texts, but not {value!r}")
 
 
 def _no_loader(name: str) -> "type[Plugin]":

@@ -86,9 +86,8 @@ def written(where, text):
 class Peers:
     """Connections to a server: the newest one speaks, earlier ones stay open."""
 
-    def __init__(self, address, driver):
+    def __init__(self, address):
         self._address = address
-        self._driver = driver
         self.all = []
 
     def connect(self):
@@ -126,7 +125,7 @@ def listened(vector, directory, driver, running, until):
     done, called = [], 0
     turns = steps(vector["script"])[1:]
     with running(driver, kit.site) as address:
-        peers = Peers(address, driver)
+        peers = Peers(address)
         for action, expectations in turns:
             if "connect" in action:
                 peers.connect()

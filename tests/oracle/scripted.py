@@ -6,7 +6,7 @@ are no UTF-8 are surrogate escapes. `text` and `octets` lead from one to the oth
 
 from qpsmtpd import OK, Mailbox, Plugin, ReturnCode
 from qpsmtpd.plugin import hook_method
-from qpsmtpd.protocol import hooks, parse_path
+from qpsmtpd.protocol import parse_path
 from qpsmtpd.testing.kit import PENDING
 
 
@@ -322,5 +322,3 @@ ACTIONS = {
     )
 }  # fmt: skip
 """The actions a plan may name. Those that read give an entry of the trace."""
-
-HOOKS = frozenset(hooks.HOOKS)

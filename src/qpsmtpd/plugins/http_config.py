@@ -32,6 +32,7 @@ from http.client import HTTPException, HTTPResponse, IncompleteRead
 from typing import cast
 
 from qpsmtpd import DECLINED, LOGDEBUG, LOGWARN, OK, Plugin, Result, Site, Transaction
+from qpsmtpd.config import values_in
 
 _SIZE_LIMIT = 1 << 20  # octets in an answer
 _PIECE = 1 << 16
@@ -86,7 +87,8 @@ class HttpConfig(Plugin):
                 keep = failed
                 continue
             try:
-                values = _values(self._fetch(url + urllib.parse.quote(setting, safe="")))
+                body = self._fetch(url + urllib.parse.quote(setting, safe=""))
+                values = values_in(body.decode("utf-8", "surrogateescape"))
             except OSError as error:
                 self._left_alone[url] = now + self._retry
                 self.log(LOGWARN, f"error, {setting} from {url}: {error}; leaving it alone for {self._retry:g} s")
@@ -121,11 +123,6 @@ class HttpConfig(Plugin):
             if answer.length:
                 raise IncompleteRead(bytes(body), answer.length)
         return bytes(body)
-
-
-def _values(body: bytes) -> tuple[str, ...]:
-    lines = map(str.strip, body.decode("utf-8", "surrogateescape").splitlines())
-    return tuple(line for line in lines if line and not line.startswith("#"))
 
 
 def _check_url(url: str) -> None:

@@ -20,9 +20,8 @@ In config/plugins, behind the plugins that mark clients and before rcpt_ok:
     naughty reject data
 """
 
-import difflib
-
 from qpsmtpd import DECLINED, DENY_DISCONNECT, LOGDEBUG, LOGINFO, Plugin, Result, Site, Transaction
+from qpsmtpd.config import did_you_mean
 
 _HOOKS = ("connect", "ehlo", "helo", "mail", "rcpt", "data", "data_post")
 _LAST = "data_post"
@@ -39,9 +38,8 @@ class Naughty(Plugin):
         self._reject_type = options.get("reject_type", "")
         hook = options.get("reject", "rcpt").lower()
         if hook not in _HOOKS:
-            close = difflib.get_close_matches(hook, _HOOKS, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(_HOOKS)}"
-            raise ValueError(f"reject {hook!r} is no hook to refuse at; {hint}")
+            hint = did_you_mean(hook, _HOOKS) or f"; known are {', '.join(_HOOKS)}"
+            raise ValueError(f"reject {hook!r} is no hook to refuse at{hint}")
         for each in dict.fromkeys((hook, _LAST)):
             self.register_hook(each, self.refuse)
 

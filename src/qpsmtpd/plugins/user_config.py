@@ -27,6 +27,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from qpsmtpd import DECLINED, LOGDEBUG, LOGWARN, OK, Mailbox, Plugin, Result, Site, Transaction
+from qpsmtpd.config import values_in
 
 _PLACES = re.compile(r"%(.?)")
 _LETTERS = frozenset("uha")
@@ -76,12 +77,11 @@ def _fill(pattern: str, words: Mapping[str, str]) -> str:
     return _PLACES.sub(lambda place: words.get(place[1], "%"), pattern)
 
 
-def _read(path: Path) -> list[str]:
+def _read(path: Path) -> tuple[str, ...]:
     """The values in a file. Raises OSError, and ValueError for what cannot be a setting."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for a writer
         raise ValueError(f"{path} is no plain file")
     if status.st_size > _SIZE_LIMIT:
         raise ValueError(f"{path} is larger than {_SIZE_LIMIT} octets")
-    lines = map(str.strip, path.read_text("utf-8", "surrogateescape").splitlines())
-    return [line for line in lines if line and not line.startswith("#")]
+    return values_in(path.read_text("utf-8", "surrogateescape"))

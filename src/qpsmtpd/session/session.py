@@ -51,7 +51,7 @@ from qpsmtpd.session.effects import (
 )
 from qpsmtpd.session.trace import authentication_results_field, from_clause, received_field
 from qpsmtpd.session.transaction import Transaction
-from qpsmtpd.site import Entry, Kind, Site, current_session
+from qpsmtpd.site import Entry, Kind, Site, current_session, no_result
 
 __all__ = ["Session"]
 
@@ -217,8 +217,9 @@ class Session:
         results = (self.transaction if hook.of_transaction else self.connection).notes
         answer: ReturnCode = DECLINED
         texts: _Texts = ()
+        queueing = name in _QUEUEING
         for entry in self._chains.get(name, ()):
-            if name in _QUEUEING and not self.transaction.recipients:
+            if queueing and not self.transaction.recipients:
                 self._server.respond(554, _NOBODY_LEFT)
                 return DONE, ()
             self.hook_name = name
@@ -313,7 +314,7 @@ class Session:
             texts = tuple(text for text in given if isinstance(text, str))
             if isinstance(code, ReturnCode) and len(texts) == len(given) - given.count(None):
                 return code, texts
-        raise TypeError(f"a hook returns a return code, or a tuple of one and texts, but not {result!r}")
+        raise no_result(result)
 
     def respond(self, code: int, *lines: str) -> None:
         """Prepare the plugin's own reply to the command; it is sent if the plugin returns DONE."""

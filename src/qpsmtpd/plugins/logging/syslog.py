@@ -21,11 +21,11 @@ In config/logging:
     logging/syslog loglevel LOGINFO facility local3
 """
 
-import difflib
 import syslog
 from collections.abc import Mapping
 
 from qpsmtpd import Site
+from qpsmtpd.config import did_you_mean
 from qpsmtpd.logs import log_level
 from qpsmtpd.plugins.logging._common import LevelledLog
 
@@ -76,6 +76,5 @@ def _named(kind: str, word: str, values: Mapping[str, int]) -> int:
     name = word.lower().removeprefix("log").removeprefix("_")
     if name in values:
         return values[name]
-    close = difflib.get_close_matches(name, values, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(values)}"
-    raise ValueError(f"{word!r} is no syslog {kind}; {hint}")
+    hint = did_you_mean(name, values) or f"; known are {', '.join(values)}"
+    raise ValueError(f"{word!r} is no syslog {kind}{hint}")
