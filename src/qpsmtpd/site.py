@@ -198,7 +198,7 @@ class Site:
                 result = entry.method(*arguments[: entry.arguments])
                 code, *values = cast("tuple[object, ...]", result) if isinstance(result, tuple) else (result,)
                 if not isinstance(code, ReturnCode | None):
-                    raise no_result(result)  # noqa: TRY301
+                    raise no_result(f"{result!r}")  # noqa: TRY301
             except Exception:  # noqa: BLE001 - a plugin may raise anything
                 on_failure()
                 self.log_failure(hook, entry.name, doing)
@@ -387,9 +387,9 @@ class Site:
         return session.transaction if session is not None else None
 
 
-def no_result(value: object) -> TypeError:
-    """What is wrong with what a hook has returned."""
-    return TypeError(f"a hook returns a return code, or a tuple of one and texts, but not {value!r}")
+def no_result(shown: str) -> TypeError:
+    """What is wrong with what a hook has returned, and is shown here."""
+    return TypeError(f"a hook returns a return code, or a tuple of one and texts, but not {shown}")
 
 
 def _no_loader(name: str) -> "type[Plugin]":

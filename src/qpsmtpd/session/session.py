@@ -314,7 +314,7 @@ class Session:
             texts = tuple(text for text in given if isinstance(text, str))
             if isinstance(code, ReturnCode) and len(texts) == len(given) - given.count(None):
                 return code, texts
-        raise no_result(result)
+        raise no_result(f"{result!r}")
 
     def respond(self, code: int, *lines: str) -> None:
         """Prepare the plugin's own reply to the command; it is sent if the plugin returns DONE."""
