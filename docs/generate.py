@@ -30,8 +30,7 @@ reply is due, and is logged with its traceback.
 
 In the tables, «text» says whether a text of the plugin replaces the one shown, and «own reply» that what
 the plugin has said by `self.qp.respond(code, *lines)` is sent. `%s` stands for the address, or for the name
-of this host with the keywords of EHLO. The hooks of AUTH have their rows, but are not asked yet: the server
-does not speak AUTH.
+of this host with the keywords of EHLO.
 """
 
 

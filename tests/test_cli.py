@@ -1,3 +1,4 @@
+import io
 import re
 import subprocess
 import sys
@@ -6,6 +7,8 @@ import pytest
 
 import qpsmtpd
 from qpsmtpd.cli import main
+from qpsmtpd.passwords import verify
+from qpsmtpd.session.tls import ServerTls
 
 
 @pytest.fixture
@@ -107,16 +110,86 @@ def test_the_environment_names_the_config_directory(run, place, monkeypatch):
 @pytest.mark.parametrize(
     ("listen", "message"),
     [
-        ("2525", "'2525' is not HOST:PORT; an IPv6 address goes in brackets"),
+        ("2525", "'2525' is not HOST:PORT or unix:PATH; an IPv6 address goes in brackets"),
         ("::1:25", "is not HOST:PORT"),
         ("host:99999", "is not HOST:PORT"),
-        ("lmtp=host:24", "there is no role 'lmtp'; known is mx"),
+        (
+            "lmpt=host:24",
+            "there is no role 'lmpt'; did you mean lmtp?; known are mx, submission, submissions, lmtp, strict",
+        ),
+        ("submission,normalise=host:587", "there is no role 'normalise'; did you mean normalize?"),
     ],
 )
 def test_an_address_that_is_none_is_refused(run, listen, message):
     status, _, err = run("run", "--listen", listen)
     assert status == 2
     assert message in err
+
+
+@pytest.mark.parametrize(
+    ("role", "plugins", "message"),
+    [
+        ("submissions", "auth/authdeny", "needs a certificate: give --tls-cert and --tls-key, or load the plugin tls"),
+        ("submission", "rcpt_ok", "needs a plugin that knows users, such as auth/auth_flat_file"),
+        ("submission", "auth/authdeny", "passwords are not taken in clear; a line `0` in config/tls_before_auth"),
+    ],
+)
+def test_a_role_that_cannot_do_its_work_is_refused_at_the_start(run, place, role, plugins, message):
+    (place / "config").mkdir()
+    (place / "config" / "plugins").write_text(plugins)
+    status, _, err = run("run", "--listen", f"{role}=127.0.0.1:0")
+    assert status == 1
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "mx.crt: No such file or directory"),
+        ({"mx.crt": "nothing"}, "mx.crt: this is no certificate in PEM"),
+        ({"mx.crt": "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----"}, "mx.key: No such file"),
+    ],
+)
+def test_a_certificate_that_is_none_is_refused_at_the_start(run, place, files, message):
+    for name, text in files.items():
+        (place / name).write_text(text)
+    (place / "mx.key").write_text("x") if "mx.key" in files else None
+    status, _, err = run("run", "--tls-cert", "mx.crt", "--tls-key", "mx.key")
+    assert status == 1
+    assert message in err
+
+
+def test_a_certificate_needs_its_key(run):
+    status, _, err = run("run", "--tls-cert", "mx.crt")
+    assert (status, err) == (1, "qpsmtpd: each --tls-cert needs a --tls-key, and each --tls-key a --tls-cert\n")
+
+
+def test_a_certificate_for_trials_is_made_once(run, place):
+    status, out, _ = run("certificate", ".", "mx.example")
+    assert status == 0
+    assert out.splitlines()[-1] == "Now run: qpsmtpd run --tls-cert mx.example.crt --tls-key mx.example.key"
+    assert (place / "mx.example.key").stat().st_mode & 0o777 == 0o600
+    ServerTls((place / "mx.example.crt", place / "mx.example.key"))
+    status, _, err = run("certificate", ".", "mx.example")
+    assert status == 1
+    assert "mx.example.crt: this exists already" in err
+
+
+def test_a_user_is_given_a_password(run, place, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("sesame\n"))
+    assert run("passwd", "users", "a@b.example")[0] == 0
+    (line,) = (place / "users").read_text().splitlines()
+    user, _, stored = line.partition(":")
+    assert user == "a@b.example"
+    assert verify(stored, "sesame")
+    assert not verify(stored, "Sesame")
+
+
+def test_an_empty_password_is_refused(run, place, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    status, _, err = run("passwd", "users", "a@b.example")
+    assert (status, err) == (1, "qpsmtpd: an empty password lets nobody in; nothing was written\n")
+    assert not (place / "users").exists()
 
 
 def test_a_backend_that_is_not_installed_says_what_to_install(run, monkeypatch):

@@ -1,21 +1,29 @@
-"""The command line: `qpsmtpd run`, `inetd`, `check`, `init` and `plugins`."""
+"""The command line: `qpsmtpd run`, `inetd`, `check`, `init`, `certificate`, `passwd` and `plugins`."""
 
 import argparse
+import getpass
 import inspect
 import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from qpsmtpd import __version__, daemon
-from qpsmtpd.config import Config, ConfigError
+from qpsmtpd.certificates import make_self_signed
+from qpsmtpd.config import Config, ConfigError, did_you_mean
 from qpsmtpd.loader import bundled_names, find_plugin, load
+from qpsmtpd.logs import LOGERROR
+from qpsmtpd.passwords import SCHEMES, hash_password, write_entry
 from qpsmtpd.plugin import where
-from qpsmtpd.protocol import hooks
+from qpsmtpd.protocol import LineEndings, hooks
 from qpsmtpd.sample import write_sample
+from qpsmtpd.session.role import MX, ROLES, Role
+from qpsmtpd.session.tls import ServerTls
 from qpsmtpd.site import Site
-from qpsmtpd.transports.sockets import Address
+from qpsmtpd.transports.sockets import Address, Listener
 
 __all__ = ["main"]
 
@@ -26,7 +34,10 @@ SOLO: Mapping[str, tuple[str, ...]] = {
 }
 """The settings where there is no configuration: mail from this machine, to anyone, into ./mail."""
 
-_LISTEN = re.compile(r"(?:(?P<role>[a-z]+)=)?(?:\[(?P<six>[^\]]+)\]|(?P<host>[^:\[\]]*)):(?P<port>\d{1,5})")
+_LISTEN = re.compile(
+    r"(?:(?P<words>[a-z]+(?:,[a-z]+)*)=)?"
+    r"(?:unix:(?P<path>.+)|(?:\[(?P<six>[^\]]+)\]|(?P<host>[^:\[\]]*)):(?P<port>\d{1,5}))"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,10 +77,19 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--listen",
         metavar="[ROLE=]HOST:PORT",
-        type=_address,
+        type=_listener,
         action="append",
-        help="where to listen (default: 127.0.0.1:2525); may be given several times; port 0 is chosen by the system",
+        help="where to listen (default: 127.0.0.1:2525), or unix:PATH; may be given several times; port 0 is chosen by "
+        f"the system; roles: {', '.join(ROLES)} (default: mx); `ROLE,normalize` mends bare line ends in messages",
     )
+    run.add_argument(
+        "--tls-cert",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        help="a certificate with its chain, in PEM; may be given several times, the first is the default one",
+    )
+    run.add_argument("--tls-key", metavar="FILE", type=Path, action="append", help="the key of the certificate, in PEM")
     run.add_argument(
         "--backend", choices=list(daemon.BACKENDS), default="asyncio", help="the driver (default: asyncio)"
     )
@@ -86,6 +106,22 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("directory", metavar="DIR", type=Path)
     init.set_defaults(command=_init)
 
+    certificate = commands.add_parser("certificate", help="make a self-signed certificate, for trials")
+    certificate.add_argument("directory", metavar="DIR", type=Path, help="where to put NAME.crt and NAME.key")
+    certificate.add_argument("name", metavar="NAME", help="the host name that clients connect to")
+    certificate.add_argument("--days", type=int, default=30, help="how long it is good (default: 30)")
+    certificate.set_defaults(command=_certificate)
+
+    passwd = commands.add_parser(
+        "passwd", help="set a user's password for auth/auth_flat_file; reads it from the terminal"
+    )
+    passwd.add_argument("file", metavar="FILE", type=Path, help="usually config/flat_auth_pw")
+    passwd.add_argument("user", metavar="USER")
+    passwd.add_argument(
+        "--scheme", choices=list(SCHEMES), default="scrypt", help="what is stored of it (default: scrypt)"
+    )
+    passwd.set_defaults(command=_passwd)
+
     plugins = commands.add_parser("plugins", help="what plugins there are, and who runs when")
     actions = plugins.add_subparsers(required=True, metavar="ACTION")
     actions.add_parser("list", parents=[with_config], help="all plugins, a line each").set_defaults(command=_list)
@@ -96,13 +132,24 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _address(text: str) -> Address:
+def _listener(text: str) -> Listener:
     match = _LISTEN.fullmatch(text)
-    if match is None or int(match["port"]) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT; an IPv6 address goes in brackets")
-    if match["role"] not in (None, "mx"):
-        raise argparse.ArgumentTypeError(f"there is no role {match['role']!r}; known is mx")
-    return match["six"] or match["host"], int(match["port"])
+    if match is None or int(match["port"] or 0) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT or unix:PATH; an IPv6 address goes in brackets")
+    role = MX
+    endings = {each.name.lower(): each for each in LineEndings}
+    for word in (match["words"] or "mx").split(","):
+        if word in ROLES:
+            role = replace(ROLES[word], line_endings=role.line_endings)
+        elif word in endings:
+            role = replace(role, line_endings=endings[word])
+        else:
+            known = (*ROLES, *endings)
+            raise argparse.ArgumentTypeError(
+                f"there is no role {word!r}{did_you_mean(word, known)}; known are {', '.join(known)}"
+            )
+    place = Path(match["path"]) if match["path"] else (match["six"] or match["host"], int(match["port"]))
+    return Listener(place, role)
 
 
 def _config(options: argparse.Namespace) -> Config:
@@ -116,12 +163,27 @@ def _config(options: argparse.Namespace) -> Config:
 
 def _site(options: argparse.Namespace) -> Site:
     site = Site(_config(options))
+    site.tls = _tls(options, site)
     load(site)
     return site
 
 
+def _tls(options: argparse.Namespace, site: Site) -> ServerTls | None:
+    """The certificates that the command line names. Raises ConfigError."""
+    certificates: list[Path] = getattr(options, "tls_cert", None) or []
+    keys: list[Path] = getattr(options, "tls_key", None) or []
+    if len(certificates) != len(keys):
+        raise ConfigError("each --tls-cert needs a --tls-key, and each --tls-key a --tls-cert")
+    if not certificates:
+        return None
+    return ServerTls(*zip(certificates, keys, strict=True), clock=site.clock, on_error=partial(site.log, LOGERROR))
+
+
 def _run(options: argparse.Namespace) -> int:
     site = _site(options)
+    listeners: list[Listener] = options.listen or [Listener(("127.0.0.1", 2525))]
+    for listener in listeners:
+        _check_role(site, listener.role)
 
     def started(addresses: list[Address]) -> None:
         where = ", ".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses)
@@ -138,8 +200,23 @@ def _run(options: argparse.Namespace) -> int:
             flush=True,
         )
 
-    daemon.run(site, options.backend, options.listen or [("127.0.0.1", 2525)], started)
+    daemon.run(site, options.backend, listeners, started)
     return 0
+
+
+def _check_role(site: Site, role: Role) -> None:
+    """See that a listener can do what it is for. Raises ConfigError."""
+    if role.implicit_tls and site.tls is None:
+        raise ConfigError(
+            f"the role {role.name} needs a certificate: give --tls-cert and --tls-key, or load the plugin tls"
+        )
+    if role.auth_required and not any(hook.startswith("auth") and hook != "auth_parse" for hook in site.chains):
+        raise ConfigError(f"the role {role.name} needs a plugin that knows users, such as auth/auth_flat_file")
+    if role.auth_required and site.tls is None and not site.current_settings().auth_in_clear:
+        raise ConfigError(
+            f"the role {role.name} needs a certificate (--tls-cert and --tls-key, or the plugin tls): passwords are "
+            "not taken in clear; a line `0` in config/tls_before_auth allows it"
+        )
 
 
 def _inetd(options: argparse.Namespace) -> int:
@@ -165,6 +242,30 @@ def _init(options: argparse.Namespace) -> int:
     print(
         f"Now put your domains into {options.directory / 'rcpthosts'} and run: qpsmtpd run --config {options.directory}"
     )
+    return 0
+
+
+def _certificate(options: argparse.Namespace) -> int:
+    certificate, key = make_self_signed(options.directory, options.name, options.days)
+    print(f"wrote {certificate}\nwrote {key}")
+    print(f"Now run: qpsmtpd run --tls-cert {certificate} --tls-key {key}")
+    return 0
+
+
+def _passwd(options: argparse.Namespace) -> int:
+    if sys.stdin.isatty():
+        password = getpass.getpass(f"New password for {options.user}: ")
+        if password != getpass.getpass("Again: "):
+            raise ConfigError("these are two different passwords; nothing was written")
+    else:
+        password = sys.stdin.readline().removesuffix("\n")
+    if not password:
+        raise ConfigError("an empty password lets nobody in; nothing was written")
+    try:
+        write_entry(options.file, options.user, hash_password(password, options.scheme))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    print(f"wrote {options.file}")
     return 0
 
 

@@ -23,6 +23,7 @@ DEFAULTS: Mapping[str, tuple[str, ...]] = {
     "timeoutsession": ("7200",),
     "timeouthook": ("120",),
     "timeoutshutdown": ("10",),
+    "timeouttls": ("30",),
     "max_connections": ("1000",),
     "max_per_ip": ("50",),
     "recipients_max": ("1000",),

@@ -17,7 +17,7 @@ from qpsmtpd.session.connection import Peer, plain_address
 from qpsmtpd.session.session import Session
 from qpsmtpd.site import Kind, Site
 from qpsmtpd.transports import blocking
-from qpsmtpd.transports.sockets import Address, peer_of
+from qpsmtpd.transports.sockets import Address, Place, peer_of
 
 __all__ = ["BACKENDS", "check_backend", "inetd", "run"]
 
@@ -25,7 +25,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _Started = Callable[[list[Address]], object]
 
 
-def run(site: Site, backend: str, addresses: Sequence[Address], started: _Started) -> None:
+def run(site: Site, backend: str, places: Sequence[Place], started: _Started) -> None:
     """Serve until SIGTERM or SIGINT; sessions then have `timeoutshutdown` seconds to finish.
 
     `started` is told the bound addresses. Raises ConfigError for a driver that is not
@@ -34,7 +34,7 @@ def run(site: Site, backend: str, addresses: Sequence[Address], started: _Starte
     check_backend(site, backend)
     try:
         site.post_fork()
-        BACKENDS[backend](site, addresses, started)
+        BACKENDS[backend](site, places, started)
         site.log(LOGINFO, "stopped")
     finally:
         site.remove_spool_dir()
@@ -72,7 +72,7 @@ def inetd(site: Site) -> None:
 
 def _run_asyncio(
     site: Site,
-    addresses: Sequence[Address],
+    places: Sequence[Place],
     started: _Started,
     new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> None:
@@ -83,7 +83,7 @@ def _run_asyncio(
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.add_signal_handler(number, stop.set)
-        async with listen(site, addresses, grace=_grace(site)) as listening:
+        async with listen(site, places, grace=_grace(site)) as listening:
             started(listening.addresses)
             await stop.wait()
             _stopping(site)
@@ -92,20 +92,20 @@ def _run_asyncio(
         runner.run(main())
 
 
-def _run_uvloop(site: Site, addresses: Sequence[Address], started: _Started) -> None:
+def _run_uvloop(site: Site, places: Sequence[Place], started: _Started) -> None:
     import uvloop
 
-    _run_asyncio(site, addresses, started, uvloop.new_event_loop)
+    _run_asyncio(site, places, started, uvloop.new_event_loop)
 
 
-def _run_trio(site: Site, addresses: Sequence[Address], started: _Started) -> None:
+def _run_trio(site: Site, places: Sequence[Place], started: _Started) -> None:
     import trio
 
     from qpsmtpd.transports.trio import listen
 
     async def main() -> None:
         with trio.open_signal_receiver(*_SIGNALS) as signals:
-            async with listen(site, addresses, grace=_grace(site)) as listening:
+            async with listen(site, places, grace=_grace(site)) as listening:
                 started(listening.addresses)
                 await anext(aiter(signals))
                 _stopping(site)
@@ -113,14 +113,14 @@ def _run_trio(site: Site, addresses: Sequence[Address], started: _Started) -> No
     trio.run(main)
 
 
-def _run_anyio(loop: str, site: Site, addresses: Sequence[Address], started: _Started) -> None:
+def _run_anyio(loop: str, site: Site, places: Sequence[Place], started: _Started) -> None:
     import anyio
 
     from qpsmtpd.transports.anyio import listen
 
     async def main() -> None:
         with anyio.open_signal_receiver(*_SIGNALS) as signals:
-            async with listen(site, addresses, grace=_grace(site)) as listening:
+            async with listen(site, places, grace=_grace(site)) as listening:
                 started(listening.addresses)
                 await anext(aiter(signals))
                 _stopping(site)
@@ -128,15 +128,15 @@ def _run_anyio(loop: str, site: Site, addresses: Sequence[Address], started: _St
     anyio.run(main, backend=loop)
 
 
-def _run_blocking(site: Site, addresses: Sequence[Address], started: _Started) -> None:
+def _run_blocking(site: Site, places: Sequence[Place], started: _Started) -> None:
     stop = threading.Event()
-    with _handling_signals(stop), blocking.listen(site, addresses, grace=_grace(site)) as listening:
+    with _handling_signals(stop), blocking.listen(site, places, grace=_grace(site)) as listening:
         started(listening.addresses)
         stop.wait()
         _stopping(site)
 
 
-BACKENDS: Mapping[str, Callable[[Site, Sequence[Address], _Started], None]] = {
+BACKENDS: Mapping[str, Callable[[Site, Sequence[Place], _Started], None]] = {
     "asyncio": _run_asyncio,
     "uvloop": _run_uvloop,
     "trio": _run_trio,

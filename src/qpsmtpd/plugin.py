@@ -197,6 +197,16 @@ class Plugin:
         """The mail transaction that is served now."""
         return self.qp.session.transaction
 
+    @property
+    def auth_user(self) -> str:
+        """Who the client is by AUTH; empty if it has not authenticated."""
+        return self.connection.auth_user
+
+    @property
+    def auth_mechanism(self) -> str:
+        """How the client has authenticated, in lower case; empty if it has not."""
+        return self.connection.auth_mechanism
+
     def log(self, level: int, message: str) -> None:
         """Write to the log. By custom a decision reads `pass, why`, `skip, why` or `fail, why`.
 
@@ -354,27 +364,49 @@ class Plugin:
         return DECLINED
 
     def hook_auth_plain(
-        self, transaction: Transaction, mechanism: str, user: str, password: str, digest: str, ticket: str
+        self, transaction: Transaction, mechanism: str, user: str, password: str, digest: None, ticket: None
     ) -> HookResult:
         """AUTH PLAIN. OK: the password is right; DECLINED: the hook auth is asked; anything else refuses."""
         return DECLINED
 
     def hook_auth_login(
-        self, transaction: Transaction, mechanism: str, user: str, password: str, digest: str, ticket: str
+        self, transaction: Transaction, mechanism: str, user: str, password: str, digest: None, ticket: None
     ) -> HookResult:
         """AUTH LOGIN, as auth-plain."""
         return DECLINED
 
     def hook_auth_cram_md5(
-        self, transaction: Transaction, mechanism: str, user: str, password: str, digest: str, ticket: str
+        self, transaction: Transaction, mechanism: str, user: str, password: None, digest: str, ticket: str
     ) -> HookResult:
-        """AUTH CRAM-MD5: `digest` is what the client made of its password and `ticket`; `password` is empty."""
+        """AUTH CRAM-MD5: `digest` is what the client made of its password and `ticket`; see `sasl.cram_md5`."""
+        return DECLINED
+
+    def hook_auth_xoauth2(
+        self, transaction: Transaction, mechanism: str, user: str, password: str, digest: None, ticket: None
+    ) -> HookResult:
+        """AUTH XOAUTH2: `password` is the bearer token. OK: it is good, and the user's; anything else refuses."""
+        return DECLINED
+
+    def hook_auth_oauthbearer(
+        self, transaction: Transaction, mechanism: str, user: str, password: str, digest: None, ticket: None
+    ) -> HookResult:
+        """AUTH OAUTHBEARER, as auth-xoauth2; `user` may be empty where the token says it all."""
+        return DECLINED
+
+    def hook_auth_scram_sha_256(self, transaction: Transaction, mechanism: str, user: str) -> HookResult:
+        """AUTH SCRAM-SHA-256 and -PLUS. OK with a text gives the user's `sasl.ScramVerifier`; else there is no such user."""
         return DECLINED
 
     def hook_auth(
-        self, transaction: Transaction, mechanism: str, user: str, password: str, digest: str, ticket: str
+        self,
+        transaction: Transaction,
+        mechanism: str,
+        user: str,
+        password: str | None,
+        digest: str | None,
+        ticket: str | None,
     ) -> HookResult:
-        """Any mechanism, where its own hook has declined. OK: the client is who it says; anything else refuses."""
+        """PLAIN, LOGIN or CRAM-MD5, where the hook of the mechanism has declined. OK: the client is who it says."""
         return DECLINED
 
     def hook_mail_parse(self, transaction: Transaction, argument: str) -> ParseHookResult:

@@ -7,6 +7,7 @@ Settings, the plugins with their hooks in order, the log. What belongs to one se
 import contextlib
 import contextvars
 import enum
+import ipaddress
 import os
 import random
 import sys
@@ -20,16 +21,20 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from qpsmtpd.config import Config, ConfigError
+from qpsmtpd.config import Config, ConfigError, did_you_mean
 from qpsmtpd.logs import LOGERROR, LOGWARN, log_level, message, write_stderr
-from qpsmtpd.protocol import DECLINED, OK, Limits, Mailbox, ReturnCode
+from qpsmtpd.protocol import DECLINED, DEFAULT_EXTENSIONS, OK, Extension, Limits, LineEndings, Mailbox, ReturnCode
 from qpsmtpd.session.connection import Connection
 from qpsmtpd.session.transaction import Transaction
 
 if TYPE_CHECKING:
     from qpsmtpd.plugin import Plugin
+    from qpsmtpd.session.tls import ServerTls
 
 __all__ = ["Census", "Entry", "Kind", "Running", "Settings", "Site", "current_session", "no_result"]
+
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Running(Protocol):
@@ -100,6 +105,26 @@ class Settings:
     max_per_ip: int
     log_level: int
     """The level up to which messages are written where there is no logging plugin."""
+    extensions: frozenset[Extension]
+    """What is offered, where the connection and the plugins allow it."""
+    line_endings: LineEndings
+    auth_in_clear: bool
+    handshake_timeout: float
+    xclient_networks: tuple[Network, ...]
+    """Whose word is taken for whom they speak for."""
+    proxy_networks: tuple[Network, ...]
+    """Who has to send a PROXY header first."""
+
+    @staticmethod
+    def trusts(networks: tuple[Network, ...], address: str) -> bool:
+        """Whether an address is in one of these networks."""
+        if not networks:
+            return False
+        try:
+            ip = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(ip in network for network in networks)
 
 
 class Census:
@@ -149,7 +174,11 @@ class Site:
         settings.on_error = self._complain
         self.clock = clock
         self.wall = wall
-        self.rng = rng or random.Random()  # noqa: S311 - identities in the log are no secrets
+        self.rng = rng or random.SystemRandom()
+        self.secret = self.rng.getrandbits(256).to_bytes(32)
+        """Known to this process alone, and the same for all its sessions."""
+        self.tls: ServerTls | None = None
+        """The certificates; None where there is none, and TLS is not offered."""
         self.census = Census()
         self.find_plugin: Callable[[str], type[Plugin]] = _no_loader
         """The class of a plugin by its name; the loader's."""
@@ -347,6 +376,12 @@ class Site:
             max_connections=int(number("max_connections")),
             max_per_ip=int(number("max_per_ip")),
             log_level=self._read_log_level(),
+            extensions=self._read_extensions(),
+            line_endings=self._read_line_endings(),
+            auth_in_clear=self.value("tls_before_auth") == "0",
+            handshake_timeout=number("timeouttls"),
+            xclient_networks=self._read_networks("xclient_networks"),
+            proxy_networks=self._read_networks("proxy_networks"),
         )
 
     @property
@@ -367,6 +402,44 @@ class Site:
             return log_level(self.value("loglevel"))
         except ValueError as error:
             raise ConfigError(f"{self.settings.where('loglevel')}: {error}") from error
+
+    def _read_extensions(self) -> frozenset[Extension]:
+        """The default ones, and STARTTLS and XCLIENT; more with a NAME, fewer with a `-NAME`."""
+        offered = {*DEFAULT_EXTENSIONS, Extension.STARTTLS, Extension.XCLIENT}
+        known = {extension.value: extension for extension in Extension}
+        for value in self.config("extensions"):
+            name = value.upper().removeprefix("-").removeprefix("+")
+            if name not in known:
+                raise ConfigError(
+                    f"{self.settings.where('extensions')}: there is no extension {name!r}{did_you_mean(name, known)}"
+                )
+            (offered.discard if value.startswith("-") else offered.add)(known[name])
+        if Extension.BINARYMIME in offered and Extension.CHUNKING not in offered:  # RFC 3030 section 3
+            raise ConfigError(f"{self.settings.where('extensions')}: BINARYMIME needs CHUNKING")
+        return frozenset(offered)
+
+    def _read_line_endings(self) -> LineEndings:
+        named = self.value("line_endings", "strict")
+        known = {each.name.lower(): each for each in LineEndings}
+        if named not in known:
+            where = self.settings.where("line_endings")
+            raise ConfigError(f"{where}: {named!r} is none of {', '.join(known)}")
+        return known[named]
+
+    def _read_networks(self, setting: str) -> tuple[Network, ...]:
+        networks: list[Network] = []
+        for value in self.config(setting):
+            try:
+                networks.append(ipaddress.ip_network(value, strict=False))
+            except ValueError as error:
+                raise ConfigError(
+                    f"{self.settings.where(setting)}: {value!r} is no network such as 192.0.2.0/24"
+                ) from error
+        return tuple(networks)
+
+    def nonce(self) -> str:
+        """Fresh text that nobody can guess, for the challenges of AUTH."""
+        return f"{self.rng.getrandbits(160):040x}"
 
     def new_identity(self) -> str:
         """A name for a connection, unlikely to be given again."""

@@ -5,6 +5,7 @@ difference that was seen: `explains` is true only where the server did exactly w
 each vector that differs tests the decision. Nothing here knows a vector by its name.
 """
 
+import base64
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -326,6 +327,108 @@ def hello_parser(vector, step):
     return step.real.codes == [501] and any(entry[1] == "@parse" for entry in step.real.trace)
 
 
+# AUTH and TLS
+
+
+def decoded(text):
+    """What base64 stands for; None if it is none."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        return None
+
+
+def response(step):
+    """What the client has sent to AUTH, with the command or behind it; None if that was no response."""
+    words = step.sent.strip().split(" ")
+    if words[0].lower() != "auth":
+        return words[0]
+    return words[2] if len(words) > 2 else None
+
+
+def answered(step, code):
+    """Whether the reply is this one, and neither closing nor a call of a hook differs from what one expects then."""
+    return step.real.codes == [code] and not step.closing_differs and step.real.trace == []
+
+
+def bad_base64(vector, step):
+    text = response(step)
+    return text not in (None, "*", "=") and decoded(text) is None and answered(step, 501)
+
+
+def cancelled(vector, step):
+    return response(step) == "*" and answered(step, 501)
+
+
+def no_password(vector, step):
+    """A response without a password gets the reply to bad credentials."""
+    given = decoded(response(step) or "")
+    return bool(given) and not given.partition(b"\0")[2].partition(b"\0")[2] and answered(step, 535)
+
+
+def user_names(vector, step):
+    given = decoded(response(step) or "") or b""
+    return re.search(rb"[\x01-\x1f\x7f]", given) is not None and answered(step, 535)
+
+
+def early_response(vector, step):
+    return re.match(r"(?i)AUTH CRAM-MD5 .", step.sent) is not None and answered(step, 501)
+
+
+def auth_in_transaction(vector, step):
+    return step.sent.upper().startswith("AUTH ") and step.recorded.codes != [503] and answered(step, 503)
+
+
+def gone_in_auth(vector, step):
+    return step.sent == "" and step.recorded.codes == [535] and step.real.codes == [] and step.real.closed
+
+
+def keywords_of(step):
+    recorded = [set(reply.keywords) for reply in step.recorded.replies if reply.keywords is not None]
+    return recorded[0] - set(step.real.replies[0].texts[1:]) if recorded else set()
+
+
+def no_mechanism_parse(vector, step):
+    """The hook auth_parse is not taken for a mechanism `_PARSE`."""
+    missing = keywords_of(step)
+    if missing:
+        return not step.trace_differs and all("_PARSE" in keyword for keyword in missing)
+    return step.sent.upper().startswith("AUTH _PARSE") and step.real.codes == [504]
+
+
+def auth_behind_tls(vector, step):
+    """Where AUTH is to come behind TLS it does, whether TLS can be had or not."""
+    told = vector["config"].get("tls_before_auth", ["0"]) != ["0"]
+    return told and bool(keywords_of(step)) and all(each.startswith("AUTH") for each in keywords_of(step))
+
+
+def tls_without_hooks(vector, step):
+    """The plugin tls serves no hooks: it declined in all of them, and nothing else differs."""
+    old = [entry for entry in step.recorded.trace if entry != ["watch", "ok", ["tls", "DECLINED", ""]]]
+    return step.trace_differs and same(old, step.real.trace) and not step.replies_differ and not step.closing_differs
+
+
+def failed_auth_is_told(vector, step):
+    """The result field of a message behind a failed AUTH names the mechanism and the user."""
+    if not only_snapshots(step, "header"):
+        return False
+    values = [dict(each["header"])["Authentication-Results"] for each in snapshots(step.real.trace)]
+    return all(re.search(r"auth=fail \(([a-z0-9-]+)\) smtp\.auth=.+", value) for value in values)
+
+
+def known_command(vector, step):
+    return re.match(r"(?i)(expn|etrn)\b", step.sent) is not None and step.real.codes == [502] and not step.trace_differs
+
+
+def parameter_not_offered(vector, step):
+    return re.search(r"(?i)^MAIL .* AUTH=", step.sent) is not None and step.real.codes == [555]
+
+
+def users_are_no_patterns(vector, step):
+    """A user name that is not in the file, but would match a line of it as a pattern."""
+    return step.recorded.codes == [235] and step.real.codes == [535] and "flat_auth_pw" in vector["config"]
+
+
 # Facts
 
 
@@ -506,17 +609,35 @@ DECISIONS = (
     Decision(
         "body-seen-whole", body_seen_whole, texts=("reading the stored text inside", "body_length is 0"), goes_on=True
     ),
+    Decision("auth-fail-result", failed_auth_is_told, texts=("after a failed AUTH",), goes_on=True),
     Decision("forged-results", forged_results, goes_on=True),
     Decision("received-lines", received_folded, goes_on=True),
     Decision("level-names", log=level_by_name),
     Decision("log-prefix", log=full_prefix),
     Decision("max-per-ip", connection_limit, goes_on=True),
+    Decision(
+        "auth-cancel",
+        cancelled,
+        texts=("the cancel response *", "a bare * is base64-decoded"),
+    ),
+    Decision("auth-base64", bad_base64),
+    Decision("auth-no-password", no_password, goes_on=True),
+    Decision("auth-user-names", user_names, texts=("a line feed inside the user name",)),
+    Decision("auth-initial-response", early_response),
+    Decision("auth-in-transaction", auth_in_transaction, texts=("RFC 4954: AUTH not permitted",)),
+    Decision("auth-gone", gone_in_auth),
+    Decision("auth-parse", no_mechanism_parse, goes_on=True),
+    Decision("tls-before-auth", auth_behind_tls),
+    Decision("tls-hooks", tls_without_hooks, goes_on=True),
+    Decision("flat-file-users", users_are_no_patterns, texts=("the user name is used as a pattern",)),
+    Decision("not-implemented", known_command, goes_on=True),
+    Decision("parameters", parameter_not_offered),
     Decision("results-in-notes", results_kept, texts=("hook results are meant to be kept",), goes_on=True),
 )
 
 
 TESTED_ELSEWHERE = {
-    "parameters": "tests/protocol/test_commands.py::test_a_malformed_or_repeated_parameter_is_refused",
+    "auth-failures": "tests/protocol/test_auth.py::test_too_many_failures_end_the_session",
     "header-size": "tests/protocol/test_server.py::test_a_header_without_room_gives_no_content",
     "line-ends-kept": "tests/session/test_message.py::test_content_out_is_content_in",
     "results-of-a-message": "tests/session/test_authentication_results.py::test_the_results_of_one_message_are_not_the_next_ones",

@@ -201,6 +201,16 @@ def envelope(plugin, arguments):
     return {"recipients": transaction.recipients, "sender": transaction.sender}
 
 
+def auth(plugin, arguments):
+    tried, connection = plugin.connection.authentication, plugin.connection
+    return {
+        "authenticated": "" if tried is None else "OK" if tried.succeeded else "DENY" if tried.user else "DECLINED",
+        "mechanism": connection.auth_mechanism,
+        "relay_client": _string(connection.relay_client),
+        "user": octets(connection.auth_user),
+    }
+
+
 def snapshot(plugin, arguments, leave_body=0):
     transaction = plugin.transaction
     fields = [field for field in transaction.header.fields if field.name]
@@ -316,7 +326,7 @@ def force_spool(plugin, arguments):
 ACTIONS = {
     action.__name__: action
     for action in (
-        respond, note, get_note, hook_result, conn, envelope, snapshot, relay_client, config, config_scalar,
+        auth, respond, note, get_note, hook_result, conn, envelope, snapshot, relay_client, config, config_scalar,
         rcpt_config, log, capability, remove_recipient_named, add_recipient, set_sender, rewrite_user, header_get, header_count,
         header_add, header_delete, body_write, hook_name, store_auth_results, adjust_karma, spooled, force_spool,
     )

@@ -14,21 +14,25 @@ from qpsmtpd.protocol import (
     NEED_DATA,
     OK,
     Answer,
+    Authentication,
     Content,
     Event,
     Hook,
     Reply,
+    Security,
     Server,
+    StartTls,
+    XClient,
     hooks,
     parse_reply,
 )
 
 AUTH_HOOKS = {name for name in hooks.HOOKS if name.startswith("auth")}
 SESSION_HOOKS = {"post-fork", "pre-connection", "post-connection", "deny", "ok", "config", "user_config", "logging"}
-"""The hooks that the protocol never asks; nor does it ask those of AUTH yet."""
+"""The hooks that the protocol never asks."""
 
 ASKED = frozenset(hooks.HOOKS) - SESSION_HOOKS - AUTH_HOOKS
-"""The hooks that `Server` asks."""
+"""The hooks that `Server` asks of a client that does not authenticate."""
 
 ANSWERS = (*hooks.ReturnCode, FAILED)
 
@@ -63,13 +67,18 @@ class Driver:
         *chunks: bytes,
         asked: Iterable[str] = ASKED,
         answers: Mapping[str, Answer | tuple] | Callable[[Server, Hook], None] | None = None,
+        security: Security | None = None,
         **settings,
     ):
         self.server = Server(hooks=asked, **settings)
+        if security is not None:
+            self.server.secure(security)
         self.answers = answers if callable(answers) else {"rcpt": OK, "queue": (OK, "queued")} | (answers or {})
         self.events: list[Event] = []
         self.output = b""
         self.closed = False
+        self.handshake: Security | None = None
+        """What comes of a TLS handshake; None: it fails."""
         self._run()
         self.send(*chunks)
 
@@ -127,6 +136,14 @@ class Driver:
                 self._answer(event)
             elif isinstance(event, Content):
                 self._keep(event)
+            elif isinstance(event, Authentication | XClient):
+                self.events.append(event)
+            elif isinstance(event, StartTls):
+                self.events.append(event)
+                if self.handshake is None:
+                    self.server.receive_data(b"")
+                else:
+                    self.server.secure(self.handshake)
             elif event is CLOSED:
                 self.closed = True
                 return

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qpsmtpd.protocol import Command, Extension, SyntaxProblem
-from qpsmtpd.protocol.commands import NO_PARAMETERS, check_parameters, parse_path_argument
+from qpsmtpd.protocol.commands import NO_PARAMETERS, parse_path_argument
+from qpsmtpd.protocol.parameters import check_parameters
 
 EVERYTHING = frozenset(Extension)
 KEYWORDS = st.from_regex(r"[a-z0-9][a-z0-9-]{0,6}", fullmatch=True)
@@ -98,7 +99,8 @@ def refusal(command, parameters, offered=EVERYTHING):
         ({"size": "\N{ARABIC-INDIC DIGIT ONE}"}, 501),
         ({"body": "7bit"}, None),
         ({"body": "8BITMIME"}, None),
-        ({"body": "BINARYMIME"}, 501),
+        ({"body": "BINARYMIME"}, None),
+        ({"body": "9BIT"}, 501),
         ({"body": None}, 501),
         ({"smtputf8": None}, None),
         ({"smtputf8": "1"}, 501),

@@ -212,6 +212,9 @@ def test_ehlo_lists_what_is_offered():
         "SIZE 1000",
         "SMTPUTF8",
         "ENHANCEDSTATUSCODES",
+        "CHUNKING",
+        "DSN",
+        "LIMITS RCPTMAX=1000",
     ]
     (reply,) = Driver(extensions={Extension.SIZE, Extension.PIPELINING}).send(EHLO)
     assert reply.text.split("\n") == ["localhost", "PIPELINING", "SIZE"]
@@ -313,7 +316,7 @@ def test_a_refused_mail_leaves_no_transaction():
         (b"MAIL FROM:<a@b> SIZE=61\r\n", 552),
         (b"MAIL FROM:<a@b> BODY=7BIT\r\n", 250),
         (b"MAIL FROM:<a@b> BODY=8BITMIME\r\n", 250),
-        (b"MAIL FROM:<a@b> BODY=BINARYMIME\r\n", 501),
+        (b"MAIL FROM:<a@b> BODY=BINARYMIME\r\n", 555),
         (b"MAIL FROM:<a@b> X-UNKNOWN=1\r\n", 250),
         (b"MAIL FROM:<\xc3\xbc@b>\r\n", 553),
         (b"MAIL FROM:<a@\xc3\xa4.b>\r\n", 553),

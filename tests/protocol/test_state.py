@@ -1,9 +1,9 @@
 """The table of command order is total, and it is what a live server does."""
 
 import pytest
-from tests.protocol.conftest import EHLO, MAIL, MESSAGE, RCPT, Driver
+from tests.protocol.conftest import ASKED, EHLO, MAIL, MESSAGE, RCPT, Driver
 
-from qpsmtpd.protocol import ORDER, Command, State
+from qpsmtpd.protocol import OK, ORDER, Command, Extension, Security, State
 from qpsmtpd.protocol.state import HOOKS_COME_FIRST
 
 WAY_TO = {
@@ -11,12 +11,17 @@ WAY_TO = {
     State.IDLE: (EHLO,),
     State.MAIL: (EHLO, MAIL),
     State.RCPT: (EHLO, MAIL, RCPT),
+    State.BDAT: (EHLO, MAIL, RCPT, b"BDAT 0\r\n"),
 }
 ARGUMENT = {
     Command.HELO: b" client.example",
     Command.EHLO: b" client.example",
     Command.MAIL: b" FROM:<a@example.org>",
     Command.RCPT: b" TO:<b@example.org>",
+    Command.LHLO: b" client.example",
+    Command.AUTH: b" PLAIN AHVzZXIAcGFzcw==",
+    Command.XCLIENT: b" PORT=1",
+    Command.BDAT: b" 0",
 }
 EFFECT = {
     Command.HELO: State.IDLE,
@@ -25,14 +30,23 @@ EFFECT = {
     Command.RCPT: State.RCPT,
     Command.DATA: State.IDLE,
     Command.RSET: State.IDLE,
+    Command.LHLO: State.IDLE,
+    Command.STARTTLS: State.START,
+    Command.XCLIENT: State.START,
+    Command.BDAT: State.BDAT,
 }
 """Where a command leads that is in order; the others change nothing."""
 
 CELLS = [(command, state) for command in Command for state in State]
 
 
-def in_state(state):
-    driver = Driver(*WAY_TO[state])
+def in_state(state, *, lmtp=False):
+    driver = Driver(
+        asked=ASKED | {"auth"}, answers={"auth": OK}, auth_in_clear=True, extensions=set(Extension), lmtp=lmtp
+    )
+    driver.handshake = Security("TLSv1.3", "TLS_AES_256_GCM_SHA384")
+    for line in WAY_TO[state]:
+        driver.send(line.replace(b"EHLO", b"LHLO") if lmtp else line)
     assert driver.server._state is state
     return driver
 
@@ -48,7 +62,7 @@ def test_a_command_out_of_order_is_answered_503():
 
 @pytest.mark.parametrize(("command", "state"), CELLS)
 def test_a_live_server_keeps_to_the_table(command, state):
-    driver = in_state(state)
+    driver = in_state(state, lmtp=command is Command.LHLO)
     asked = len(driver.names)
     (reply,) = driver.send(command.value + ARGUMENT.get(command, b"") + b"\r\n")
     if command is Command.DATA and reply.code == 354:

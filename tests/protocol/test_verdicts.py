@@ -10,6 +10,7 @@ import pytest
 from tests.protocol.conftest import (
     ANSWERS,
     ASKED,
+    AUTH_HOOKS,
     DATA,
     EHLO,
     MAIL,
@@ -39,7 +40,10 @@ from qpsmtpd.protocol.verdicts import Verdict
 from qpsmtpd.testing import Kit
 
 ROWS = [(name, answer) for name in HOOKS for answer in ANSWERS]
-LIVE_ROWS = [(name, answer) for name in HOOKS if name in ASKED for answer in ANSWERS]
+IN_TWO_STEPS = {"auth-scram-sha-256", "auth-xoauth2", "auth-oauthbearer"}
+"""The exchange goes on behind these hooks, and the reply comes at its end; see `test_auth`."""
+AUTH = AUTH_HOOKS - IN_TWO_STEPS
+LIVE_ROWS = [(name, answer) for name in HOOKS if name in ASKED | AUTH for answer in ANSWERS]
 REPLIES = [(name, answer) for name, answer in ROWS if VERDICTS[name][answer].reply is not None]
 NO_REPLY_IS_DUE = set(HOOKS) - {name for name, answer in REPLIES if answer is FAILED}
 
@@ -71,13 +75,19 @@ TRIGGER = {
     "unrecognized_command": (EHLO, b"XYZZY\r\n"),
     "quit": (EHLO, QUIT),
     "disconnect": (EHLO, QUIT),
+    "auth_parse": (EHLO, b"AUTH PLAIN AHVzZXIAcGFzcw==\r\n"),
+    "auth": (EHLO, b"AUTH PLAIN AHVzZXIAcGFzcw==\r\n"),
+    "auth-plain": (EHLO, b"AUTH PLAIN AHVzZXIAcGFzcw==\r\n"),
+    "auth-login": (EHLO, b"AUTH LOGIN dXNlcg==\r\n", b"cGFzcw==\r\n"),
+    "auth-cram-md5": (EHLO, b"AUTH CRAM-MD5\r\n", b"dXNlciBkaWdlc3Q=\r\n"),
 }
 """What a client sends until a hook is asked."""
 
 SUBJECT = {
     "connect": "localhost ESMTP qpsmtpd",
     "helo": "localhost",
-    "ehlo": "localhost\nPIPELINING\n8BITMIME\nSIZE\nSMTPUTF8\nENHANCEDSTATUSCODES",
+    "ehlo": "localhost\nPIPELINING\n8BITMIME\nSIZE\nSMTPUTF8\nENHANCEDSTATUSCODES\nCHUNKING\nDSN\nLIMITS RCPTMAX=1000",
+    "help": "HELO EHLO MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP",
     "mail": "<sender@example.org>",
     "rcpt": "<rcpt@example.net>",
 }
@@ -88,7 +98,7 @@ def test_there_is_a_row_for_every_hook_and_answer():
 
 
 def test_every_hook_the_server_asks_has_a_trigger():
-    assert TRIGGER.keys() == ASKED
+    assert TRIGGER.keys() == ASKED | AUTH
 
 
 @pytest.mark.parametrize(("name", "answer"), REPLIES)
@@ -122,7 +132,7 @@ def test_a_connection_is_refused_with_554_or_421(name):
 def test_a_hook_that_fails_lets_nothing_through(name):
     verdict = VERDICTS[name][FAILED]
     expected = {"connect": 421, "pre-connection": 421, "quit": 221}.get(
-        name, 454 if issubclass(HOOKS[name], hooks.Auth) else 451
+        name, 454 if issubclass(HOOKS[name], hooks.Auth) or name in IN_TWO_STEPS else 451
     )
     assert verdict.reply.code == expected
     assert verdict.proceed == (name in {"quit", "queue"})  # behind queue there is only queue_post
@@ -132,7 +142,7 @@ def test_hooks_whose_reply_is_not_due_are_these():
     assert {"queue_post", "reset_transaction", "disconnect"} == NO_REPLY_IS_DUE & ASKED
 
 
-def took_effect(driver, name):
+def took_effect(driver, name):  # noqa: PLR0911 - one a command
     """Whether the command at whose hook the driver stands took its effect."""
     names = driver.names
     match name:
@@ -150,6 +160,10 @@ def took_effect(driver, name):
             return "queue" in names
         case "queue":
             return "queue_post" in names
+        case "auth_parse":
+            return "auth" in names
+        case "auth" | "auth-plain" | "auth-login" | "auth-cram-md5":
+            return driver.code(b"AUTH PLAIN =\r\n") == 503
     return None
 
 
@@ -196,10 +210,11 @@ BEHIND = {
     "queue_pre": WHOLE[4:],
     "queue": ["queue_post"],
     "disconnect": ["reset_transaction"],
+    "auth_parse": ["auth"],
 }
 """What is asked behind a hook, within the same command, if that goes on."""
 SAID_BEFORE = {"queue_post": 250, "reset_transaction": 250, "disconnect": 221}
-SAID_BEHIND = dict.fromkeys(BEHIND.keys() - {"queue", "disconnect"}, 250)
+SAID_BEHIND = dict.fromkeys(BEHIND.keys() - {"queue", "disconnect"}, 250) | {"auth_parse": 535}
 PATH = {"mail": "<sender@example.org>", "rcpt": "<rcpt@example.net>"}
 
 
@@ -214,7 +229,8 @@ def played(name, answer, texts, own):
             server.respond(*own)
         server.fail() if answer is FAILED else server.answer(answer, *texts)
 
-    driver = Driver(asked=ASKED, answers=answers)
+    asked = {name, "auth"} if name in {"auth", "auth_parse"} else {name}
+    driver = Driver(asked=ASKED | asked, answers=answers, auth_in_clear=True, nonce=lambda: "nonce")
     replies = driver.replies
     for chunk in TRIGGER[name]:
         assert name == "reset_transaction" or name not in driver.names
@@ -226,6 +242,8 @@ def ways(name, answer):
     """Texts to answer with, and replies that the plugin has prepared itself."""
     if answer is FAILED:
         texts = [()]
+    elif (name, answer) == ("auth_parse", OK):
+        texts = [("PLAIN", "AHVzZXIAcGFzcw==")]
     elif answer is OK and name.endswith(("_pre", "_parse")):
         texts = [(PATH.get(name.partition("_")[0], "client.example"),)]  # without one there is nothing to go on with
     else:

@@ -8,7 +8,7 @@ the trace, says who must have been asked and with what, finds the answer that de
 `VERDICTS`. No code of the server is used to find out what the server should have done.
 
 What is left out, and why: `config`, `user_config`, `logging` and `post-fork` are asked by the site and the
-daemon, not by a session; the hooks of AUTH are not asked yet; exceptions that are no `Exception` (an
+daemon, not by a session; those of AUTH have tests of their own; exceptions that are no `Exception` (an
 interrupt from the keyboard) end the session, as they must.
 Results of parsers are in no trace, and neither told to `ok` and `deny` nor kept: they have a record of their own.
 """
@@ -47,7 +47,8 @@ PARSE = {"helo_parse", "ehlo_parse", "mail_parse", "rcpt_parse"}
 WATCHERS = {"ok", "deny"}
 AT_THE_END = {"disconnect", "reset_transaction", "post-connection"}
 NOT_OF_A_SESSION = {"config", "user_config", "logging", "post-fork"}
-AUTH = {"auth_parse", "auth", "auth-plain", "auth-login", "auth-cram-md5"}
+AUTH = {name for name in hooks.HOOKS if name.startswith("auth")}
+COMMANDS = "HELO EHLO MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP"
 SERVED = sorted(hooks.HOOKS.keys() - NOT_OF_A_SESSION - AUTH)
 ONLY_LOGGED = {hook for hook in SERVED if VERDICTS[hook][FAILED].reply is None}
 NAMES = ("one", "two", "three", "four")
@@ -762,7 +763,7 @@ class Model:
             case "NOOP" | "VRFY" | "QUIT":
                 self.puts(verb.lower())
             case "HELP":
-                self.puts("help", *filter(None, [argument]))
+                self.puts("help", *filter(None, [argument]), subject=COMMANDS)
             case _:
                 self.puts("unrecognized_command", verb.lower(), *([argument] if blank else []))
 

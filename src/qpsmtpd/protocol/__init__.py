@@ -8,10 +8,12 @@ from qpsmtpd.protocol import hooks
 from qpsmtpd.protocol.addresses import NULL_PATH, Mailbox, parse_path
 from qpsmtpd.protocol.commands import Command, Extension, Parameters
 from qpsmtpd.protocol.errors import LocalProtocolError, SyntaxProblem
-from qpsmtpd.protocol.events import CLOSED, DRAIN, NEED_DATA, Content, Event, Signal
-from qpsmtpd.protocol.framing import ContentReader, LineEndings, Mark
+from qpsmtpd.protocol.events import CLOSED, DRAIN, NEED_DATA, Authentication, Content, Event, Signal, StartTls
+from qpsmtpd.protocol.framing import ChunkReader, ContentReader, LineEndings, Mark
 from qpsmtpd.protocol.hooks import Hook
 from qpsmtpd.protocol.limits import Limits
+from qpsmtpd.protocol.parameters import Dsn
+from qpsmtpd.protocol.proxy import ProxyHeader, read_proxy_header
 from qpsmtpd.protocol.replies import Reply, parse_reply
 from qpsmtpd.protocol.returncodes import (
     DECLINED,
@@ -24,13 +26,17 @@ from qpsmtpd.protocol.returncodes import (
     REFUSALS,
     ReturnCode,
 )
-from qpsmtpd.protocol.server import Server
+from qpsmtpd.protocol.sasl import ScramVerifier
+from qpsmtpd.protocol.security import ClientCertificate, Security
+from qpsmtpd.protocol.server import DEFAULT_EXTENSIONS, Server
 from qpsmtpd.protocol.state import ORDER, State
 from qpsmtpd.protocol.verdicts import FAILED, VERDICTS, Answer, Failure, Verdict
+from qpsmtpd.protocol.xclient import XClient
 
 __all__ = [
     "CLOSED",
     "DECLINED",
+    "DEFAULT_EXTENSIONS",
     "DENY",
     "DENYSOFT",
     "DENYSOFT_DISCONNECT",
@@ -45,9 +51,13 @@ __all__ = [
     "REFUSALS",
     "VERDICTS",
     "Answer",
+    "Authentication",
+    "ChunkReader",
+    "ClientCertificate",
     "Command",
     "Content",
     "ContentReader",
+    "Dsn",
     "Event",
     "Extension",
     "Failure",
@@ -58,14 +68,20 @@ __all__ = [
     "Mailbox",
     "Mark",
     "Parameters",
+    "ProxyHeader",
     "Reply",
     "ReturnCode",
+    "ScramVerifier",
+    "Security",
     "Server",
     "Signal",
+    "StartTls",
     "State",
     "SyntaxProblem",
     "Verdict",
+    "XClient",
     "hooks",
     "parse_path",
     "parse_reply",
+    "read_proxy_header",
 ]

@@ -5,8 +5,7 @@ Total functions: any line in, a value or a `SyntaxProblem` out.
 
 import enum
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from qpsmtpd.protocol.errors import SyntaxProblem
@@ -17,7 +16,7 @@ __all__ = [
     "Command",
     "Extension",
     "Parameters",
-    "check_parameters",
+    "parse_chunk",
     "parse_parameters",
     "parse_path_argument",
     "parse_words",
@@ -30,13 +29,18 @@ NO_PARAMETERS: Parameters = MappingProxyType({})
 
 
 class Command(enum.Enum):
-    """The commands the core knows. STARTTLS, AUTH and BDAT have their rows in `state` to come."""
+    """The commands the core knows."""
 
     HELO = b"HELO"
     EHLO = b"EHLO"
+    LHLO = b"LHLO"
+    STARTTLS = b"STARTTLS"
+    AUTH = b"AUTH"
+    XCLIENT = b"XCLIENT"
     MAIL = b"MAIL"
     RCPT = b"RCPT"
     DATA = b"DATA"
+    BDAT = b"BDAT"
     RSET = b"RSET"
     NOOP = b"NOOP"
     QUIT = b"QUIT"
@@ -54,39 +58,39 @@ class Extension(enum.Enum):
     SIZE = "SIZE"  # RFC 1870
     SMTPUTF8 = "SMTPUTF8"  # RFC 6531
     ENHANCEDSTATUSCODES = "ENHANCEDSTATUSCODES"  # RFC 2034
+    CHUNKING = "CHUNKING"  # RFC 3030
+    BINARYMIME = "BINARYMIME"  # RFC 3030
+    DSN = "DSN"  # RFC 3461
+    LIMITS = "LIMITS"  # RFC 9422
+    REQUIRETLS = "REQUIRETLS"  # RFC 8689
+    MT_PRIORITY = "MT-PRIORITY"  # RFC 6710
+    DELIVERBY = "DELIVERBY"  # RFC 2852
+    STARTTLS = "STARTTLS"  # RFC 3207
+    AUTH = "AUTH"  # RFC 4954
+    XCLIENT = "XCLIENT"  # Postfix's XCLIENT_README
 
     __hash__ = object.__hash__
 
-
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    """Which extension owns a parameter, at which commands, and which values are well formed."""
-
-    extension: Extension
-    commands: frozenset[Command]
-    valid: Callable[[str | None], bool]
-
-
-_MAIL = frozenset({Command.MAIL})
-_PARAMETERS: Mapping[str, _Rule] = {
-    "size": _Rule(Extension.SIZE, _MAIL, lambda v: v is not None and v.isdecimal() and v.isascii() and len(v) <= 20),
-    "body": _Rule(Extension.EIGHTBITMIME, _MAIL, lambda v: v is not None and v.upper() in {"7BIT", "8BITMIME"}),
-    "smtputf8": _Rule(Extension.SMTPUTF8, _MAIL, lambda v: v is None),
-}
 
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9\-]*)(?:=([^= \x00-\x1f\x7f]+))?")
 _PATH_END = re.compile(r'<(?:[^"\\<>]++|"(?:[^"\\]|\\.)*+"|\\.)*+>(?=\s|$)')
 
 _BLANKS = re.compile(" +")
+_CHUNK = re.compile(r"([0-9]{1,18})(?: +(LAST))? *", re.IGNORECASE | re.ASCII)
 
 _BAD_COMMAND = SyntaxProblem(Reply(501, "5.5.4", "Syntax error in the arguments of the command"))
 _BAD_PARAMETER = SyntaxProblem(Reply(501, "5.5.4", "Syntax error in a parameter"))
-_NOT_OFFERED = SyntaxProblem(Reply(555, "5.5.4", "A parameter of an extension that is not offered here"))
 
 
 def parse_words(argument: str) -> list[str]:
     """The words of a line, between blanks; a tab is no blank, and a blank at the start makes an empty word."""
     return _BLANKS.split(argument.rstrip(" ")) if argument else []
+
+
+def parse_chunk(argument: str) -> tuple[int, bool] | SyntaxProblem:
+    """Read the arguments of BDAT (RFC 3030): how many octets follow, and whether they are the last ones."""
+    match = _CHUNK.fullmatch(argument)
+    return _BAD_COMMAND if match is None else (int(match[1]), match[2] is not None)
 
 
 def parse_path_argument(keyword: str, argument: str) -> tuple[str, Parameters] | SyntaxProblem:
@@ -126,20 +130,3 @@ def parse_parameters(words: Sequence[str]) -> Parameters | SyntaxProblem:
             return _BAD_PARAMETER
         parameters[match[1].lower()] = match[2]
     return MappingProxyType(parameters)
-
-
-def check_parameters(command: Command, parameters: Parameters, offered: frozenset[Extension]) -> SyntaxProblem | None:
-    """Hold parameters against the extensions that were offered (RFC 5321 section 4.1.1.11).
-
-    A keyword that no extension of the core owns goes on to the hooks: a plugin may have
-    announced it.
-    """
-    for keyword, value in parameters.items():
-        rule = _PARAMETERS.get(keyword)
-        if rule is None:
-            continue
-        if rule.extension not in offered or command not in rule.commands:
-            return _NOT_OFFERED
-        if not rule.valid(value):
-            return _BAD_PARAMETER
-    return None

@@ -1,11 +1,12 @@
-"""What `Server.next_event` gives: hook requests (`hooks`), content, and three signals."""
+"""What `Server.next_event` gives: hook requests (`hooks`), content, news of the client, and signals."""
 
 import enum
 from dataclasses import dataclass
 
 from qpsmtpd.protocol.hooks import Hook
+from qpsmtpd.protocol.xclient import XClient
 
-__all__ = ["CLOSED", "DRAIN", "NEED_DATA", "Content", "Event", "Signal"]
+__all__ = ["CLOSED", "DRAIN", "NEED_DATA", "Authentication", "Content", "Event", "Signal", "StartTls"]
 
 
 class Signal(enum.Enum):
@@ -39,4 +40,27 @@ class Content:
     """Whether this belongs to the header section; its blank line does not."""
 
 
-Event = Hook | Content | Signal
+@dataclass(frozen=True, slots=True)
+class StartTls:
+    """The client has been told to begin a TLS handshake (RFC 3207).
+
+    Write `data_to_send()` in clear, perform the handshake, and call `Server.secure` before
+    anything else; or close the connection if it fails, by `receive_data(b"")`.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Authentication:
+    """The client has tried to authenticate (RFC 4954)."""
+
+    mechanism: str
+    """The mechanism's name, in lower case."""
+
+    user: str
+    """Who the client is, or says it is."""
+
+    succeeded: bool
+
+
+Event = Hook | Content | StartTls | Authentication | XClient | Signal
+"""`XClient` says whom a trusted client speaks for; the driver takes its connection for that one's."""

@@ -13,12 +13,14 @@ Content with a bare CR or LF is refused (three counts find it), and so is conten
 limit. The rest is then searched for its end, but not kept, so that the dialogue stays in
 step. One thing is answered at once, as the original does: a dot alone on a line that ends
 in a bare LF. That client believes it has finished and would wait for ever.
+
+Chunks (RFC 3030) are counted instead of searched; what their octets may be is the same.
 """
 
 import enum
 import re
 
-__all__ = ["ContentReader", "HeaderSplitter", "LineEndings", "Mark"]
+__all__ = ["ChunkReader", "ContentReader", "HeaderSplitter", "LineEndings", "Mark"]
 
 _BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _END = re.compile(rb"\r\n\.\r\n")
@@ -123,11 +125,8 @@ class ContentReader:
         return clean, Mark.BARE
 
     def _refuse_large(self, buffer: bytearray, data: bytes, stop: int, room: int) -> tuple[bytes, Mark]:
-        cut = room
-        while (more := room + data.count(b"\r", 0, cut)) > cut:  # no line end is cut in two
-            cut = more
         self._skip(buffer, stop)
-        return data[:cut], Mark.TOO_LARGE
+        return _first(data, room), Mark.TOO_LARGE
 
     def _skip(self, buffer: bytearray, stop: int) -> None:
         self._context = (self._context + buffer[max(0, stop - _CONTEXT) : stop])[-_CONTEXT:]
@@ -143,6 +142,65 @@ class ContentReader:
             return Mark.MORE
         del buffer[: mark.end() - len(self._context)]
         return Mark.END if mark[0] == b"\r\n.\r\n" else Mark.BARE_DOT
+
+
+class ChunkReader:
+    """Takes the chunks of BDAT (RFC 3030) out of a buffer; they make up one message content."""
+
+    __slots__ = ("_binary", "_discarding", "_held", "_last", "_left", "_normalize", "_room")
+
+    def __init__(
+        self, limit: int | None, line_endings: LineEndings = LineEndings.STRICT, *, binary: bool = False
+    ) -> None:
+        """`limit` is as in `ContentReader`; `binary` content may hold any octets (BODY=BINARYMIME)."""
+        self._room = limit
+        self._normalize = line_endings is LineEndings.NORMALIZE
+        self._binary = binary
+        self._held = b""  # a CR at the end of what came last, which may be half a line end
+        self._left = 0
+        self._last = False
+        self._discarding = False
+
+    def begin(self, size: int, *, last: bool) -> None:
+        """Go on with a chunk of `size` octets, the last one or not."""
+        self._left = size
+        self._last = last
+
+    def discard(self) -> None:
+        """Read on to the end of each chunk, but give no more content."""
+        self._discarding = True
+
+    def read(self, buffer: bytearray) -> tuple[bytes, Mark]:
+        """Remove what belongs to the chunk from `buffer`; `Mark.END` says that the chunk has ended."""
+        piece = bytes(buffer[: self._left])
+        del buffer[: len(piece)]
+        self._left -= len(piece)
+        mark = Mark.MORE if self._left else Mark.END
+        if self._discarding:
+            return b"", mark
+        data, self._held = self._held + piece, b""
+        bare: re.Match[bytes] | None = None
+        if not self._binary:
+            if data.endswith(b"\r") and not (self._last and mark is Mark.END):
+                data, self._held = data[:-1], b"\r"
+            lines = data.count(b"\r\n")
+            if not lines == data.count(b"\n") == data.count(b"\r"):
+                if self._normalize:
+                    data = _normalized(data)
+                else:
+                    bare = _BARE.search(data)
+                    assert bare is not None, "the counts differ, so there is one"
+                    data = data[: bare.start()]
+        if self._room is not None:
+            size = len(data) - data.count(b"\r\n")
+            if size > self._room:
+                self._discarding = True
+                return _first(data, self._room), Mark.TOO_LARGE
+            self._room -= size
+        if bare is not None:
+            self._discarding = True
+            return data, Mark.BARE
+        return data, mark
 
 
 class HeaderSplitter:
@@ -174,6 +232,19 @@ class HeaderSplitter:
         self._room -= len(data)
         self._before = (self._before + data)[-2:]
         return data, b""
+
+    def rest(self) -> bytes:
+        """What is still held when the content has ended without a blank line."""
+        held, self._held = self._held, b""
+        return held
+
+
+def _first(data: bytes, size: int) -> bytes:
+    """The start of `data` that has this size, a line end counted as one; no line end is cut in two."""
+    cut = size
+    while (more := size + data.count(b"\r", 0, cut)) > cut:
+        cut = more
+    return data[:cut]
 
 
 def _normalized(data: bytes) -> bytes:

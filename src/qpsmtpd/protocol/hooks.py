@@ -2,12 +2,11 @@
 
 This is the table of contents of the system, in the order in which a session meets the
 hooks. What an answer means stands in `verdicts`. `protocol.Server` asks those from Connect
-to Disconnect, but not yet those of AUTH, which it does not speak; the others are run by the
-session or the daemon.
+to Disconnect; the others are run by the session or the daemon.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from qpsmtpd.protocol.addresses import Mailbox
@@ -19,8 +18,11 @@ __all__ = [
     "Auth",
     "AuthCramMd5",
     "AuthLogin",
+    "AuthOauthbearer",
     "AuthParse",
     "AuthPlain",
+    "AuthScramSha256",
+    "AuthXoauth2",
     "Config",
     "Connect",
     "Data",
@@ -186,15 +188,16 @@ class AuthParse(ParseHook, name="auth_parse"):
 class Auth(Hook, name="auth"):
     """Credentials, for plugins that check them whatever the mechanism.
 
-    Asked when the hook of the mechanism itself has declined. `password` is empty where the
+    Asked when the hook of the mechanism itself has declined. `password` is None where the
     mechanism does not send it, `digest` and `ticket` where it has no challenge.
     """
 
     mechanism: str
+    """The mechanism's name, in lower case."""
     user: str
-    password: str
-    digest: str
-    ticket: str
+    password: str | None = field(default=None, repr=False)
+    digest: str | None = field(default=None, repr=False)
+    ticket: str | None = field(default=None, repr=False)
 
     @property
     def arguments(self) -> tuple[object, ...]:
@@ -214,6 +217,33 @@ class AuthLogin(Auth, name="auth-login"):
 @dataclass(frozen=True, slots=True)
 class AuthCramMd5(Auth, name="auth-cram-md5"):
     """Credentials of AUTH CRAM-MD5 (RFC 2195): the digest, and the ticket it was made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuthXoauth2(Auth, name="auth-xoauth2"):
+    """Credentials of AUTH XOAUTH2: the bearer token is the password."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuthOauthbearer(Auth, name="auth-oauthbearer"):
+    """Credentials of AUTH OAUTHBEARER (RFC 7628): the bearer token is the password."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuthScramSha256(Hook, name="auth-scram-sha-256"):
+    """A user who authenticates by SCRAM-SHA-256 or -PLUS (RFC 7677): who keeps the password?
+
+    OK with a text gives what is stored of it, `SCRAM-SHA-256$ITERATIONS:SALT$STOREDKEY:SERVERKEY`
+    as in RFC 5803 (`sasl.ScramVerifier` makes it); the exchange itself is the server's. The
+    text is shown to nobody.
+    """
+
+    mechanism: str
+    user: str
+
+    @property
+    def arguments(self) -> tuple[object, ...]:
+        return self.mechanism, self.user
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +347,13 @@ class QueuePre(Hook, name="queue_pre", of_transaction=True):
 
 @dataclass(frozen=True, slots=True)
 class Queue(Hook, name="queue", of_transaction=True):
-    """Take the message: OK says it is on disk or with the next hop."""
+    """Take the message: OK says it is on disk or with the next hop.
+
+    In LMTP it is asked for each recipient. `recipient` is then the number of that recipient
+    among the accepted ones, from 0; else the message is for all of them, and it is None.
+    """
+
+    recipient: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

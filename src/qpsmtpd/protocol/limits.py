@@ -14,6 +14,12 @@ class Limits:
     command_line: int = 4096
     """Octets in a command line, CRLF included (RFC 5321 section 4.5.3.1.4 asks for 512)."""
 
+    auth_line: int = 12_288
+    """Octets in a line of an AUTH exchange, CRLF included (RFC 4954 section 4)."""
+
+    auth_failures: int = 5
+    """Failed attempts to authenticate in a session; the last one is answered 421."""
+
     recipients: int = 1000
     """Recipients in a mail transaction (RFC 5321 section 4.5.3.1.8 asks for 100)."""
 

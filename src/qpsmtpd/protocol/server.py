@@ -1,15 +1,18 @@
-"""The server's side of SMTP as a pure state machine: bytes in, events and replies out.
+"""The server's side of SMTP and LMTP as a pure state machine: bytes in, events and replies out.
 
-The conversation is a generator; each command has a script that reads from top to bottom.
-A script yields an event and is resumed when the driver asks for the next one: with the
-answer, if it was a hook. Order stands in `state`, the meaning of answers in `verdicts`,
-syntax in `commands` and `addresses`, the end of content in `framing`.
+Each command has a script that reads from top to bottom. Order stands in `state`, the meaning
+of answers in `verdicts`, syntax in `commands`, `parameters` and `addresses`, the end of
+content in `framing`, mechanisms of AUTH in `sasl`; what all scripts share, and what a driver
+calls, in `conversation`.
 
 Nothing in here knows sockets, time or plugins.
 """
 
+import base64
+import binascii
+import re
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from qpsmtpd.protocol import hooks
@@ -18,29 +21,48 @@ from qpsmtpd.protocol.commands import (
     Command,
     Extension,
     Parameters,
-    check_parameters,
+    parse_chunk,
     parse_parameters,
     parse_path_argument,
     parse_words,
 )
-from qpsmtpd.protocol.errors import LocalProtocolError, SyntaxProblem
-from qpsmtpd.protocol.events import CLOSED, DRAIN, NEED_DATA, Content, Event
-from qpsmtpd.protocol.framing import ContentReader, HeaderSplitter, LineEndings, Mark
+from qpsmtpd.protocol.conversation import NOTHING, Conversation, Result, Script
+from qpsmtpd.protocol.errors import SyntaxProblem
+from qpsmtpd.protocol.events import NEED_DATA, Authentication, Content, Event, StartTls
+from qpsmtpd.protocol.framing import ChunkReader, ContentReader, HeaderSplitter, LineEndings, Mark
 from qpsmtpd.protocol.hooks import Hook
 from qpsmtpd.protocol.limits import Limits
-from qpsmtpd.protocol.replies import Reply, encode_reply
-from qpsmtpd.protocol.returncodes import DECLINED, OK, ReturnCode
-from qpsmtpd.protocol.state import HOOKS_COME_FIRST, ORDER, State
-from qpsmtpd.protocol.verdicts import FAILED, VERDICTS, Answer, Verdict
+from qpsmtpd.protocol.parameters import check_parameters
+from qpsmtpd.protocol.replies import Reply
+from qpsmtpd.protocol.returncodes import DECLINED, DENY, OK
+from qpsmtpd.protocol.sasl import (
+    MECHANISMS,
+    Credentials,
+    Exchange,
+    Mechanism,
+    Outcome,
+    SaslError,
+    ScramVerifier,
+    VerifierFor,
+)
+from qpsmtpd.protocol.security import NO_BINDINGS, Security
+from qpsmtpd.protocol.state import AUTHENTICATED_ONLY, HOOKS_COME_FIRST, NOT_IMPLEMENTED, ORDER, State
+from qpsmtpd.protocol.verdicts import FAILED, VERDICTS
+from qpsmtpd.protocol.xclient import ATTRIBUTES, parse_xclient
 
-__all__ = ["Server"]
+__all__ = ["DEFAULT_EXTENSIONS", "Server"]
 
-_Result = tuple[Answer, tuple[str, ...]]
-_NOTHING: _Result = (DECLINED, ())  # sent into the conversation behind an event that asks nothing
-_Script = Generator[Event, _Result, None]
+DEFAULT_EXTENSIONS = frozenset(Extension) - {
+    Extension.BINARYMIME,  # the next hop has to take any octets
+    Extension.REQUIRETLS,  # a promise that whoever sends on has to keep
+    Extension.MT_PRIORITY,
+    Extension.DELIVERBY,
+    Extension.STARTTLS,  # the driver needs a certificate
+    Extension.XCLIENT,  # for trusted clients
+}
+"""What a server offers where nothing else is said; AUTH where a hook can answer it."""
+
 _Parsed = tuple[str, Parameters] | SyntaxProblem
-
-_VERBS = {command.value.decode(): command for command in Command}
 
 _LINE_TOO_LONG = Reply(500, "5.5.2", "Line too long")
 _BARE_LINE_END = Reply(500, "5.5.2", "A command line ends with CRLF and holds no other CR or LF")
@@ -49,13 +71,30 @@ _NO_HOST = Reply(501, None, "This command needs your host name or address litera
 _NULL_RECIPIENT = Reply(501, "5.1.3", "The null path is no recipient")
 _NEEDS_SMTPUTF8 = Reply(553, "5.6.7", "An address with non-ASCII characters needs the SMTPUTF8 parameter")
 _TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Too many recipients")
-_TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many errors")
 _RESET = Reply(250, "2.0.0", "OK")
+_NOT_IMPLEMENTED = Reply(502, "5.5.1", "Command not implemented")
+
+_BEGIN_TLS = Reply(220, "2.0.0", "Begin TLS now")
+_TLS_ALREADY = Reply(503, "5.5.1", "TLS is already in use")
+
+_AUTHENTICATE_FIRST = Reply(530, "5.7.0", "Authentication required")
+_TLS_FIRST = Reply(530, "5.7.0", "Authentication required, and STARTTLS before it")
+_AUTHENTICATED_ALREADY = Reply(503, "5.5.1", "You are authenticated already")
+_NO_MECHANISM = Reply(501, "5.5.4", "AUTH needs the name of a mechanism")
+_UNKNOWN_MECHANISM = Reply(504, "5.5.4", "This authentication mechanism is not offered")
+_BAD_BASE64 = Reply(501, "5.5.2", "This is not base64")
+_BAD_RESPONSE = Reply(501, "5.5.2", "This is no response of the authentication mechanism")
+_CANCELLED = Reply(501, "5.7.0", "Authentication cancelled")
+_RESPONSE_TOO_LONG = Reply(500, "5.5.6", "Authentication line too long")
+_TOO_MANY_FAILURES = Reply(421, "4.7.0", "Too many failed attempts to authenticate")
+_NOT_IN_COMMENT = re.compile(r"[^A-Za-z0-9.!#$%&'*+/=?^_`{|}~@\-]")
+
 _TOO_LARGE = Reply(552, "5.3.4", "Message too large")
 _HEADER_TOO_LARGE = Reply(552, "5.3.4", "Message header too large")
 _BARE_IN_CONTENT = Reply(554, "5.6.0", "Message content holds a CR or LF that is not part of a CRLF")
 _OUT_OF_STEP = Reply(421, "4.5.2", "Message content ends with CRLF . CRLF; see https://cr.yp.to/docs/smtplf.html")
 _CUT_OFF = Reply(451, "4.4.2", "Incomplete message")
+_CHUNK_OUT_OF_STEP = Reply(501, "5.5.4", "BDAT needs the number of octets, and perhaps LAST; closing the connection")
 
 _QUEUE = hooks.Queue
 _AFTER_CONTENT: tuple[type[Hook], ...] = (
@@ -69,13 +108,18 @@ _AFTER_CONTENT: tuple[type[Hook], ...] = (
 _REFUSED_CONTENT = {Mark.BARE: _BARE_IN_CONTENT, Mark.TOO_LARGE: _TOO_LARGE}
 
 
-class Server:
-    """One SMTP session, seen from the server, without I/O.
+@dataclass(slots=True)
+class _Incoming:
+    """A message while its content arrives."""
 
-    Feed it with `receive_data`, take what it asks from `next_event`, answer hooks, and send
-    what `data_to_send` gives. What a peer does wrong becomes a reply; only misuse by the
-    driver raises `LocalProtocolError`.
-    """
+    reader: ContentReader | ChunkReader
+    header: HeaderSplitter
+    problem: Reply | None = None
+    """What refuses it, once all of it has come."""
+
+
+class Server(Conversation):
+    """One SMTP or LMTP session, seen from the server, without I/O."""
 
     def __init__(
         self,
@@ -84,188 +128,106 @@ class Server:
         hostname: str = "localhost",
         greeting: str | None = None,
         limits: Limits | None = None,
-        extensions: Iterable[Extension] = Extension,
+        extensions: Iterable[Extension] = DEFAULT_EXTENSIONS,
         line_endings: LineEndings = LineEndings.STRICT,
+        lmtp: bool = False,
+        auth_in_clear: bool = False,
+        auth_required: bool = False,
+        nonce: Callable[[], str] | None = None,
+        secret: bytes = b"",
     ) -> None:
         """Start a session; the first `next_event` leads to the greeting.
 
         `hooks` names the hooks to be asked about; the others count as DECLINED, which
         accepts senders, refuses recipients for now and queues nothing. `greeting` replaces
-        the text behind 220. Raises ValueError for a hook that does not exist.
+        the text behind 220. `lmtp` makes it speak RFC 2033.
+
+        AUTH is offered for the mechanisms whose hooks are asked about; on a connection that
+        is not encrypted only with `auth_in_clear`. With `auth_required` there is no mail
+        without it (RFC 6409). `nonce` gives fresh text that nobody can guess, in printable
+        ASCII without commas and angle brackets; without it, mechanisms with a challenge are
+        not offered. `secret` is the same for all sessions: it hides which users exist.
+
+        Raises ValueError for a hook that does not exist.
         """
-        self._wanted = frozenset(hooks)
-        if unknown := self._wanted - VERDICTS.keys():
-            raise ValueError(f"no such hook: {', '.join(sorted(unknown))}")
-        self._hostname = hostname
-        self._greeting = greeting or f"{hostname} ESMTP qpsmtpd"
-        self._limits = limits or Limits()
         self._extensions = frozenset(extensions)
         self._line_endings = line_endings
-        self._enhanced = Extension.ENHANCEDSTATUSCODES in self._extensions
-
-        self._input = bytearray()
-        self._output = bytearray()
-        self._eof = False
-        self._closing = False
-        self._quitting = False
-        self._pending: Hook | None = None
-        self._answer = _NOTHING
-        self._own_reply: Reply | None = None
-        self._goodbye: Reply | None = None
-        self._searched = 0  # octets at the start of the input known to hold no LF
-        self.in_content = False
-        """Whether message content is being received, which may take longer than a command."""
-
-        # The session; `_forget_transaction` and the scripts of HELO and EHLO reset it.
-        self._state = State.START
+        self._lmtp = lmtp
+        self._auth_in_clear = auth_in_clear
+        self._auth_required = auth_required
+        self._nonce = nonce
+        self._secret = secret
+        # The session; `_forget_client` and the scripts of HELO and EHLO reset it.
         self._esmtp = False
-        self._errors = 0
         self._keywords: list[str] = []
+        self._identity: tuple[str, str] | None = None  # mechanism and user, once authenticated
+        self._auth_failures = 0
         # The transaction.
         self._recipients = 0
-        self._utf8 = False
-
+        self._binary = False
+        self._incoming: _Incoming | None = None
+        super().__init__(hooks, hostname, greeting, limits, enhanced=Extension.ENHANCEDSTATUSCODES in self._extensions)
         self._after_content = [h for h in _AFTER_CONTENT if h.name in self._wanted or h is _QUEUE]
-        self._conversation = self._converse()
-        next(self._conversation)
-
-    # The driver's side
-
-    def receive_data(self, data: bytes | bytearray | memoryview) -> None:
-        """Take bytes from the peer; empty bytes say that it has closed its side.
-
-        Call this when `next_event` has given `NEED_DATA`; what is given at once is the bound
-        of the input buffer. Raises LocalProtocolError for data after the end.
-        """
-        if not data:
-            self._eof = True
-        elif self._eof:
-            raise LocalProtocolError("data after the end of file")
-        elif not self._closing:
-            self._input += data
-
-    def next_event(self) -> Event:
-        """Go on with the conversation up to the next event.
-
-        Raises LocalProtocolError while a hook waits for its answer.
-        """
-        if self._pending is not None:
-            raise LocalProtocolError(f"the {self._pending.name} hook waits for its answer")
-        answer, self._answer = self._answer, _NOTHING
-        try:
-            event = self._conversation.send(answer) if self._goodbye is None else self._conversation.throw(_HangUp())
-        except StopIteration:
-            return CLOSED
-        if isinstance(event, Hook):
-            self._pending, self._own_reply = event, None
-        return event
-
-    def answer(self, code: ReturnCode, *texts: str) -> None:
-        """Answer the hook that was asked, with text for the client where the verdict shows it.
-
-        Raises LocalProtocolError if no hook was asked, and TypeError for what is no answer.
-        """
-        if not isinstance(code, ReturnCode):  # pyright: ignore[reportUnnecessaryIsInstance] - plugins are not typed
-            raise TypeError(f"not a return code: {code!r}")
-        if self._pending is None:
-            raise LocalProtocolError("no hook was asked")
-        self._pending = None
-        self._answer = code, texts
-
-    def fail(self) -> None:
-        """Say that the hook that was asked could not be answered; the client is told 451.
-
-        Raises LocalProtocolError if no hook was asked.
-        """
-        if self._pending is None:
-            raise LocalProtocolError("no hook was asked")
-        self._pending = None
-        self._answer = FAILED, ()
-
-    def respond(self, code: int, *lines: str) -> None:
-        """Prepare the plugin's own reply to the pending hook; it is sent if the answer is DONE.
-
-        A command has one reply: of several, the last is sent. Raises LocalProtocolError if no
-        hook was asked, and ValueError for an impossible code.
-        """
-        if self._pending is None:
-            raise LocalProtocolError("no hook was asked")
-        if not 200 <= code <= 599:
-            raise ValueError(f"not a reply code: {code}")
-        self._own_reply = Reply(code, None, "\n".join(lines))
+        self._update_offer()
 
     def announce(self, *keywords: str) -> None:
         """Add keywords, with their parameters, to the reply to the next EHLO; HELO forgets them."""
         self._keywords += keywords
 
-    def hang_up(self, reply: Reply) -> None:
-        """End the session with this reply: a timeout, a shutdown. `next_event` leads to CLOSED.
+    def secure(self, security: Security) -> None:  # noqa: D102 - as in the base class
+        super().secure(security)
+        self._update_offer()
 
-        Raises LocalProtocolError while a hook waits for its answer.
-        """
-        if self._pending is not None:
-            raise LocalProtocolError(f"the {self._pending.name} hook waits for its answer")
-        if not self._closing:
-            self._goodbye, self._own_reply = reply, None
+    # What is offered now
 
-    def data_to_send(self) -> bytes:
-        """The replies that wait to be sent; they are then forgotten here."""
-        data = bytes(self._output)
-        self._output.clear()
-        return data
+    def _update_offer(self) -> None:
+        """Find out what this connection may use; again when it has become encrypted."""
+        wanted, security = self._wanted, self.security
+        bindings = security.bindings if security is not None else NO_BINDINGS
+        offered = self._extensions
+        mechanisms: dict[str, Mechanism] = {}
+        if Extension.AUTH in offered and (security is not None or self._auth_in_clear):
+            mechanisms = {
+                name: mechanism
+                for name, mechanism in MECHANISMS.items()
+                if (mechanism.hook in wanted or (mechanism.general and "auth" in wanted))
+                and (self._nonce is not None or not mechanism.needs_nonce)
+                and (bindings or not mechanism.needs_binding)
+            }
+        if not mechanisms:
+            offered -= {Extension.AUTH}
+        offered -= {Extension.STARTTLS} if security is not None else {Extension.REQUIRETLS}  # RFC 8689 section 2
+        self._mechanisms = mechanisms
+        self._offered = offered
+        needs = {
+            Command.BDAT: Extension.CHUNKING,
+            Command.STARTTLS: Extension.STARTTLS,
+            Command.AUTH: Extension.AUTH,
+            Command.XCLIENT: Extension.XCLIENT,
+        }
+        absent = {command for command, extension in needs.items() if extension not in offered}
+        if Extension.STARTTLS in self._extensions:
+            absent.discard(Command.STARTTLS)  # a second one is told so
+        absent |= {Command.HELO, Command.EHLO} if self._lmtp else {Command.LHLO}
+        self._commands = {command.value.decode(): command for command in Command if command not in absent}
 
-    @property
-    def peer_has_finished(self) -> bool:
-        """Whether the peer has said QUIT or closed its side: it sends nothing more."""
-        return self._eof or self._quitting
+    def _keywords_offered(self) -> list[str]:
+        """The lines of the reply to EHLO, behind the first."""
+        details = {
+            Extension.SIZE: self._limits.message_size,
+            Extension.AUTH: " ".join(sorted(self._mechanisms)),
+            Extension.LIMITS: f"RCPTMAX={self._limits.recipients}",
+            Extension.XCLIENT: " ".join(ATTRIBUTES),
+        }
+        lines = [extension.value for extension in Extension if extension in self._offered]
+        for extension, detail in details.items():
+            if detail is not None and extension in self._offered:
+                lines[lines.index(extension.value)] += f" {detail}"
+        return lines + self._keywords
 
-    # The conversation
+    # From a line to a script
 
-    def _converse(self) -> _Script:
-        limits, output = self._limits, self._output
-        try:
-            yield NEED_DATA  # taken by __init__, so that `hang_up` can reach the conversation
-            yield from self._ask(hooks.Connect, subject=self._greeting)
-            while not self._closing:
-                line = self._line()
-                if line is None:
-                    if self._eof:
-                        self._closing = True
-                        yield from self._forget_transaction()
-                        yield from self._ask(hooks.Disconnect)
-                        return
-                    yield NEED_DATA
-                    continue
-                script = self._script(line)
-                if script is not None:
-                    yield from script
-                if len(output) > limits.output:
-                    yield DRAIN
-                if self._errors > limits.errors and not self._closing:
-                    self._say(_TOO_MANY_ERRORS)
-                    yield from self._disconnect()
-        except _HangUp:
-            reply, self._goodbye = self._goodbye, None
-            assert reply is not None
-            self._say(reply)
-            yield from self._disconnect()
-
-    def _line(self) -> bytearray | None:
-        """The next command line, without its LF; None if it has not come whole."""
-        buffer, limit = self._input, self._limits.command_line
-        end = buffer.find(b"\n", self._searched)
-        if end < 0:
-            if len(buffer) > limit:  # an overlong line is remembered by its length alone
-                del buffer[limit:]
-            self._searched = len(buffer)
-            return None
-        line = buffer[:end]
-        del buffer[: end + 1]
-        self._searched = 0
-        return line
-
-    def _script(self, line: bytearray) -> _Script | None:
-        """The script for a line, or None if the line has been refused."""
+    def _script(self, line: bytearray) -> Script | None:
         if len(line) >= self._limits.command_line:
             self._refuse(_LINE_TOO_LONG)
             return None
@@ -274,24 +236,27 @@ class Server:
             return None
         verb, blank, argument = line.decode("utf-8", "surrogateescape")[:-1].partition(" ")
         argument = argument.lstrip(" ")
-        command = _VERBS.get(verb.upper()) if verb.isascii() else None  # some letters have an ASCII upper case
+        command = self._commands.get(verb.upper()) if verb.isascii() else None  # some letters have an ASCII upper case
         if command is None:
             return self._unrecognized(verb.lower(), argument if blank else None)
+        if self._auth_required and self._identity is None and command in AUTHENTICATED_ONLY:
+            self._refuse(_AUTHENTICATE_FIRST if self._mechanisms else _TLS_FIRST)
+            return None
         out_of_order = ORDER[command][self._state]
-        if out_of_order is not None and (command, self._state) not in HOOKS_COME_FIRST:
+        if out_of_order is not None and command is not Command.BDAT and (command, self._state) not in HOOKS_COME_FIRST:
             self._refuse(out_of_order)
             return None
         return self._SCRIPTS[command](self, argument)
 
     # One script a command
 
-    def _helo(self, argument: str) -> _Script:
+    def _helo(self, argument: str) -> Script:
         yield from self._hello(hooks.Helo, hooks.HeloParse, argument)
 
-    def _ehlo(self, argument: str) -> _Script:
-        yield from self._hello(hooks.Ehlo, hooks.EhloParse, argument)
+    def _ehlo(self, argument: str) -> Script:
+        yield from self._hello(hooks.Ehlo, hooks.EhloParse, argument)  # and LHLO (RFC 2033 section 4.1)
 
-    def _hello(self, hook: type[hooks.Helo | hooks.Ehlo], parse_hook: type[hooks.ParseHook], argument: str) -> _Script:
+    def _hello(self, hook: type[hooks.Helo | hooks.Ehlo], parse_hook: type[hooks.ParseHook], argument: str) -> Script:
         words: Sequence[str] = parse_words(argument)
         if parse_hook.name in self._wanted:
             parsed = yield from self._pieces(parse_hook, argument)
@@ -302,11 +267,11 @@ class Server:
         if not words or not words[0] or words[0].isdigit():  # a number is no host name (RFC 1123 section 2.1)
             self._refuse(_NO_HOST)
             return
-        if self._state in (State.MAIL, State.RCPT):  # RFC 5321 section 4.1.4
+        if self._state not in (State.START, State.IDLE):  # RFC 5321 section 4.1.4
             yield from self._forget_transaction()
-        result = (yield hook(words[0], tuple(words[1:]))) if hook.name in self._wanted else _NOTHING
+        result = (yield hook(words[0], tuple(words[1:]))) if hook.name in self._wanted else NOTHING
         # Composed now, since a plugin may have announced keywords while it was asked.
-        keywords = self._offer() if hook is hooks.Ehlo else []
+        keywords = self._keywords_offered() if hook is hooks.Ehlo else []
         self._keywords.clear()
         verdict = self._judge(hook.name, result, "\n".join([self._hostname, *keywords]))
         if verdict.close or verdict.reset:
@@ -315,13 +280,173 @@ class Server:
             self._state = State.IDLE
             self._esmtp = hook is hooks.Ehlo
 
-    def _offer(self) -> list[str]:
-        keywords = [extension.value for extension in Extension if extension in self._extensions]
-        if Extension.SIZE in self._extensions and self._limits.message_size is not None:
-            keywords[keywords.index("SIZE")] = f"SIZE {self._limits.message_size}"
-        return keywords + self._keywords
+    def _starttls(self, argument: str) -> Script:
+        if argument:
+            self._refuse(_UNKNOWN_ARGUMENT)
+            return
+        if self.security is not None:
+            self._refuse(_TLS_ALREADY)
+            return
+        self._say(_BEGIN_TLS)
+        self._drop_input()  # whatever was sent behind STARTTLS was sent in clear, by anybody
+        yield StartTls()
+        if not self._eof:
+            yield from self._forget_client()
 
-    def _mail(self, argument: str) -> _Script:
+    def _xclient(self, argument: str) -> Script:
+        claim = parse_xclient(argument)
+        if isinstance(claim, SyntaxProblem):
+            self._refuse(claim.reply)
+            return
+        yield from self._forget_client()
+        if claim.login is not None:
+            self._identity = "xclient", claim.login
+        yield claim
+        yield from self._ask(hooks.Connect, subject=self._greeting)
+
+    def _forget_client(self) -> Script:
+        """Forget what the client has said of itself (RFC 3207 section 4.2)."""
+        self._state = State.START
+        self._esmtp = False
+        self._keywords.clear()
+        self._identity = None
+        yield from self._forget_transaction()
+
+    # AUTH (RFC 4954)
+
+    def _auth(self, argument: str) -> Script:
+        words: Sequence[str] = parse_words(argument)
+        if "auth_parse" in self._wanted:
+            parsed = yield from self._pieces(hooks.AuthParse, argument)
+            if parsed is None:
+                return
+            words = parsed[1] if parsed[0] is OK else words
+        if self._identity is not None:
+            self._refuse(_AUTHENTICATED_ALREADY)
+            return
+        if not words:
+            self._refuse(_NO_MECHANISM)
+            return
+        mechanism = self._mechanisms.get(words[0].upper())
+        if mechanism is None:
+            self._refuse(_UNKNOWN_MECHANISM)
+            return
+        initial = None
+        if len(words) > 1:  # further words are tolerated, as in the original
+            initial = self._decoded(words[1].encode("utf-8", "surrogateescape"))
+            if initial is None:
+                return
+        yield from self._exchange(mechanism, initial)
+
+    def _exchange(self, mechanism: Mechanism, initial: bytes | None) -> Script:
+        """Go through the challenges of a mechanism, and tell the client what came of it."""
+        name, ruling = mechanism.name.lower(), ("auth", NOTHING)
+        steps = mechanism.serve(
+            Exchange(
+                initial=initial,
+                nonce=self._nonce() if self._nonce is not None and mechanism.needs_nonce else "",
+                hostname=self._hostname,
+                bindings=self.security.bindings if self.security is not None else NO_BINDINGS,
+                plus_offered=any(each.needs_binding for each in self._mechanisms.values()),
+                fake_key=self._secret,
+            )
+        )
+        try:
+            step = next(steps)
+            while True:
+                if isinstance(step, Credentials):
+                    ruling = yield from self._judged(mechanism, step)
+                    step = steps.send(VERDICTS[ruling[0]][ruling[1][0]].proceed)
+                elif isinstance(step, bytes):
+                    # One line whatever its length, unlike other replies.
+                    self._output += b"334 " + base64.b64encode(step) + b"\r\n"
+                    response = yield from self._response()
+                    if response is None:
+                        yield Authentication(name, "", succeeded=False)
+                        return
+                    step = steps.send(response)
+                else:
+                    verifier, ruling = yield from self._stored(mechanism, step)
+                    step = steps.send(verifier)
+        except StopIteration as stop:
+            outcome: Outcome = stop.value
+        except SaslError as error:
+            if error.malformed:
+                self._refuse(_BAD_RESPONSE)
+                yield Authentication(name, "", succeeded=False)
+                return
+            outcome = Outcome("", success=False)
+        yield from self._authenticated(name, outcome, ruling)
+
+    def _judged(self, mechanism: Mechanism, given: Credentials) -> Generator[Event, Result, tuple[str, Result]]:
+        """What the hook of the mechanism says, or else the one of all mechanisms."""
+        arguments = (mechanism.name.lower(), given.user, given.password, given.digest, given.ticket)
+        hook, result = mechanism.hook, NOTHING
+        if hook in self._wanted:
+            asked = hooks.HOOKS[hook]
+            assert issubclass(asked, hooks.Auth)
+            result = yield asked(*arguments)
+        if result[0] is DECLINED and mechanism.general and "auth" in self._wanted:
+            hook, result = "auth", (yield hooks.Auth(*arguments))
+        return hook, result
+
+    def _stored(
+        self, mechanism: Mechanism, wanted: VerifierFor
+    ) -> Generator[Event, Result, tuple[ScramVerifier | None, tuple[str, Result]]]:
+        """What a plugin keeps of a user's password."""
+        answer, texts = yield hooks.AuthScramSha256(mechanism.name.lower(), wanted.user)
+        verifier = None
+        if answer is OK and texts:
+            try:
+                verifier = ScramVerifier.parse(texts[0])
+            except ValueError:
+                answer = FAILED
+        return verifier, ((mechanism.hook, (FAILED, ())) if answer is FAILED else ("auth", NOTHING))
+
+    def _authenticated(self, mechanism: str, outcome: Outcome, ruling: tuple[str, Result]) -> Script:
+        """Tell driver and client how the attempt has ended."""
+        hook, (answer, texts) = ruling
+        if outcome.success:
+            self._identity = mechanism, outcome.user
+        elif answer is not FAILED:
+            self._auth_failures += 1
+        yield Authentication(mechanism, outcome.user, outcome.success)
+        if not outcome.success and self._auth_failures >= self._limits.auth_failures:
+            self._say(_TOO_MANY_FAILURES)
+            yield from self._disconnect()
+            return
+        if answer is not FAILED and VERDICTS[hook][answer].proceed is not outcome.success:
+            answer, texts = (OK if outcome.success else DENY), ()  # the mechanism has decided, not the hook
+        self._judge(hook, (answer, texts))
+
+    def _response(self) -> Generator[Event, Result, bytes | None]:
+        """The client's answer to a challenge; None if it has refused or has been refused."""
+        limit = self._limits.auth_line
+        while (line := self._line(limit)) is None:
+            if self._eof:
+                return None
+            yield NEED_DATA
+        if len(line) >= limit:
+            self._refuse(_RESPONSE_TOO_LONG)
+        elif line.find(b"\r") != len(line) - 1 or not line:
+            self._refuse(_BARE_LINE_END)
+        elif bytes(line) == b"*\r":
+            self._refuse(_CANCELLED)
+        else:
+            return self._decoded(bytes(line[:-1]).partition(b" ")[0])  # further words as in the command
+        return None
+
+    def _decoded(self, text: bytes) -> bytes | None:
+        """Base64 read strictly, `=` for nothing; None if it has been refused."""
+        try:
+            return b"" if text == b"=" else binascii.a2b_base64(text, strict_mode=True)
+        except ValueError:
+            self._refuse(_BAD_BASE64)
+            return None
+
+    # Mail transactions
+
+    def _mail(self, argument: str) -> Script:
         yield from self._forget_transaction()
         if (out_of_order := ORDER[Command.MAIL][self._state]) is not None:
             self._refuse(out_of_order)
@@ -335,6 +460,7 @@ class Server:
             return
         path, parameters = accepted
         self._utf8 = "smtputf8" in parameters
+        self._binary = (parameters.get("body") or "").upper() == "BINARYMIME"
         if "mail_pre" in self._wanted:
             mended = yield from self._mended(hooks.MailPre, path, parameters)
             if mended is None:
@@ -343,14 +469,14 @@ class Server:
         sender = self._mailbox(path)
         if sender is None:
             return
-        result = (yield hooks.Mail(sender, parameters)) if "mail" in self._wanted else _NOTHING
+        result = (yield hooks.Mail(sender, parameters)) if "mail" in self._wanted else NOTHING
         verdict = self._judge("mail", result, sender.path)
         if verdict.proceed:
             self._state = State.MAIL
         elif verdict.close or verdict.reset:
             yield from self._end(verdict)
 
-    def _rcpt(self, argument: str) -> _Script:
+    def _rcpt(self, argument: str) -> Script:
         if "rcpt_parse" in self._wanted:
             parsed = yield from self._parsed(hooks.RcptParse, "TO:", argument)
         else:
@@ -373,7 +499,7 @@ class Server:
         if recipient == NULL_PATH:
             self._refuse(_NULL_RECIPIENT)
             return
-        result = (yield hooks.Rcpt(recipient, parameters)) if "rcpt" in self._wanted else _NOTHING
+        result = (yield hooks.Rcpt(recipient, parameters)) if "rcpt" in self._wanted else NOTHING
         verdict = self._judge("rcpt", result, recipient.path)
         if verdict.proceed:
             self._state = State.RCPT
@@ -383,7 +509,7 @@ class Server:
 
     def _parsed(
         self, hook: type[hooks.ParseHook], keyword: str, argument: str
-    ) -> Generator[Event, _Result, _Parsed | None]:
+    ) -> Generator[Event, Result, _Parsed | None]:
         """What follows MAIL or RCPT, by a plugin's parser if it has one; None if it has been answered."""
         result = yield from self._pieces(hook, argument)
         if result is None:
@@ -410,19 +536,19 @@ class Server:
         if not parameters:
             return None
         size, limit = parameters.get("size"), self._limits.message_size
-        problem = check_parameters(command, parameters, self._extensions)
+        problem = check_parameters(command, parameters, self._offered)
         if problem is None and size and limit is not None and int(size) > limit:
             return SyntaxProblem(_TOO_LARGE)
         return problem
 
-    def _pieces(self, hook: type[hooks.ParseHook], argument: str) -> Generator[Event, _Result, _Result | None]:
+    def _pieces(self, hook: type[hooks.ParseHook], argument: str) -> Generator[Event, Result, Result | None]:
         """What a plugin's parser makes of the arguments; None if they have been refused."""
         result = yield hook(argument)
         return result if self._judge(hook.name, result).proceed else None
 
     def _mended(
         self, hook: type[hooks.MailPre | hooks.RcptPre], path: str, parameters: Parameters
-    ) -> Generator[Event, _Result, str | None]:
+    ) -> Generator[Event, Result, str | None]:
         """The path as a plugin would have it; None if the command has been answered."""
         answer, texts = result = yield hook(path, parameters)
         if not self._judge(hook.name, result).proceed:
@@ -440,11 +566,11 @@ class Server:
             return mailbox
         return None
 
-    def _data(self, argument: str) -> _Script:
+    def _data(self, argument: str) -> Script:
         if argument.strip():
             self._refuse(_UNKNOWN_ARGUMENT)
             return
-        result = (yield hooks.Data()) if "data" in self._wanted else _NOTHING
+        result = (yield hooks.Data()) if "data" in self._wanted else NOTHING
         out_of_order = ORDER[Command.DATA][self._state]
         if out_of_order is not None and VERDICTS["data"][result[0]].proceed:
             self._refuse(out_of_order)
@@ -454,40 +580,75 @@ class Server:
             yield from self._end(verdict)
         if not verdict.proceed:
             return
-        self.in_content = True
-        problem = yield from self._content()
-        self.in_content = False
+        message = self._begin(ContentReader(self._limits.message_size, self._line_endings))
+        yield from self._receive(message)
+        if not self._closing:
+            yield from self._finish(message)
+
+    def _bdat(self, argument: str) -> Script:
+        chunk = parse_chunk(argument)
+        if isinstance(chunk, SyntaxProblem):  # how much content follows nobody knows: it must not pass for commands
+            self._say(_CHUNK_OUT_OF_STEP)
+            yield from self._disconnect()
+            return
+        size, last = chunk
+        out_of_order = ORDER[Command.BDAT][self._state]
+        if out_of_order is not None:
+            yield from self._skip(size)
+            self._refuse(out_of_order)
+            return
+        message = self._incoming
+        if message is None:
+            result = (yield hooks.Data()) if "data" in self._wanted else NOTHING
+            if not VERDICTS["data"][result[0]].proceed:
+                yield from self._skip(size)
+                verdict = self._judge("data", result)
+                if verdict.close or verdict.reset:
+                    yield from self._end(verdict)
+                return
+            reader = ChunkReader(self._limits.message_size, self._line_endings, binary=self._binary)
+            message = self._incoming = self._begin(reader)
+            self._state = State.BDAT
+        assert isinstance(message.reader, ChunkReader)
+        message.reader.begin(size, last=last)
+        yield from self._receive(message)
         if self._closing:
             return
-        if problem is not None:
-            self._say(problem)
-            yield from self._forget_transaction()
-            return
-        protocol = ("UTF8SMTP" if self._utf8 else "ESMTP") if self._esmtp else "SMTP"  # RFC 3848, RFC 6531
-        for hook in self._after_content:
-            verdict = yield from self._ask(hook, *((protocol,) if hook is hooks.ReceivedLine else ()))
-            if not verdict.proceed:
-                return
+        if last:
+            yield from self._finish(message)
+        elif message.problem is not None:
+            self._say(message.problem)
+        else:
+            self._say(Reply(250, "2.0.0", f"{size} octets received"))
 
-    def _content(self) -> Generator[Event, _Result, Reply | None]:
-        """Receive the content; give the reply that refuses it, or None if it is good."""
-        reader = ContentReader(self._limits.message_size, self._line_endings)
-        header = HeaderSplitter(self._limits.header_size)
-        problem: Reply | None = None
+    def _skip(self, size: int) -> Script:
+        """Read a chunk that nobody wants, so that the dialogue stays in step."""
+        reader = ChunkReader(None)
+        reader.discard()
+        reader.begin(size, last=True)
+        yield from self._receive(_Incoming(reader, HeaderSplitter(0)))
+
+    def _begin(self, reader: ContentReader | ChunkReader) -> _Incoming:
+        return _Incoming(reader, HeaderSplitter(self._limits.header_size))
+
+    def _receive(self, message: _Incoming) -> Script:
+        """Receive content: all of it, or a chunk. What refuses the message is noted in it."""
+        reader, header = message.reader, message.header
+        self.in_content = True
         while True:
             data, mark = reader.read(self._input)
-            problem = problem or _REFUSED_CONTENT.get(mark)
+            message.problem = message.problem or _REFUSED_CONTENT.get(mark)
             if data and not header.ended:
                 part, data = header.split(data)
                 if part:
                     yield Content(part, in_header=True)
                 if header.too_large:
-                    problem = _HEADER_TOO_LARGE
+                    message.problem = _HEADER_TOO_LARGE
                     reader.discard()
                 elif header.ended:
-                    problem = (yield from self._headers_end()) or problem
+                    message.problem = (yield from self._headers_end()) or message.problem
                     if self._closing:
-                        return None
+                        break
             if data:
                 yield Content(data)
             if mark is Mark.END:
@@ -495,16 +656,77 @@ class Server:
             if mark is Mark.BARE_DOT:
                 self._say(_OUT_OF_STEP)
                 yield from self._disconnect()
-                return None
+                break
             if mark is Mark.MORE:
                 if self._eof:
-                    return _CUT_OFF
+                    message.problem = _CUT_OFF
+                    break
                 yield NEED_DATA
-        if problem is None and not header.ended:
-            problem = yield from self._headers_end()
-        return problem
+        self.in_content = False
 
-    def _headers_end(self) -> Generator[Event, _Result, Reply | None]:
+    def _finish(self, message: _Incoming) -> Script:
+        """The content has ended: check it, queue it, and tell the client."""
+        if message.problem is None and not message.header.ended:
+            if rest := message.header.rest():
+                yield Content(rest, in_header=True)
+            message.problem = yield from self._headers_end()
+            if self._closing:
+                return
+        recipients = self._recipients
+        if message.problem is not None:
+            said = len(self._output)
+            self._say(message.problem)
+            self._repeat(said, recipients)
+            yield from self._forget_transaction()
+            return
+        for hook in self._after_content:
+            if hook is _QUEUE and self._lmtp:
+                yield from self._queue_for_each(recipients)
+                if self._closing:
+                    return
+                continue
+            event = self._received_line() if hook is hooks.ReceivedLine else hook()
+            result = (yield event) if hook.name in self._wanted else NOTHING
+            said = len(self._output)
+            verdict = self._judge(hook.name, result)
+            if not verdict.proceed:
+                self._repeat(said, recipients)
+            if verdict.close or verdict.reset:
+                yield from self._end(verdict)
+            if not verdict.proceed:
+                return
+
+    def _queue_for_each(self, recipients: int) -> Script:
+        """LMTP: queue the message for each recipient, with a reply for each (RFC 2033 section 4.2)."""
+        closing = False
+        for number in range(recipients):
+            result = (yield hooks.Queue(number)) if "queue" in self._wanted else NOTHING
+            closing |= self._judge("queue", result).close
+        if closing:
+            yield from self._disconnect()
+        else:
+            yield from self._forget_transaction()
+
+    def _repeat(self, start: int, times: int) -> None:
+        """LMTP: say what has been said since `start` once for each recipient."""
+        if self._lmtp:
+            self._output += bytes(self._output[start:]) * (times - 1)
+
+    def _received_line(self) -> hooks.ReceivedLine:
+        """How the message came, as trace fields tell it: RFC 3848, RFC 6531 section 3.7.4, and two comments."""
+        security, identity = self.security, self._identity
+        protocol = "UTF8" if self._utf8 else ""
+        protocol += "LMTP" if self._lmtp else "SMTP"
+        if not self._utf8 and not self._lmtp and (self._esmtp or security or identity):
+            protocol = "ESMTP"
+        protocol += ("S" if security else "") + ("A" if identity else "")
+        comment = ""
+        if identity is not None:
+            mechanism, user = identity
+            comment = f"(smtp-auth username {_NOT_IN_COMMENT.sub('?', user)}, mechanism {mechanism})\n"
+        return hooks.ReceivedLine(protocol, comment, f"({security} encrypted) " if security else "")
+
+    def _headers_end(self) -> Generator[Event, Result, Reply | None]:
         """Ask at the end of the header; give what is to be said when the content has ended."""
         if "data_headers_end" not in self._wanted:
             return None
@@ -517,37 +739,50 @@ class Server:
             yield from self._disconnect()
         return None
 
-    def _unrecognized(self, word: str, rest: str | None) -> _Script:
-        if self._count_error():
-            yield from self._ask(hooks.UnrecognizedCommand, word, rest)
+    def _unrecognized(self, word: str, rest: str | None) -> Script:
+        if not self._count_error():
+            return
+        hook = hooks.UnrecognizedCommand
+        result = (yield hook(word, rest)) if hook.name in self._wanted else NOTHING
+        if word in NOT_IMPLEMENTED and result[0] in (DECLINED, OK):
+            self._say(_NOT_IMPLEMENTED)
+            return
+        verdict = self._judge(hook.name, result)
+        if verdict.close or verdict.reset:
+            yield from self._end(verdict)
 
-    def _rset(self, argument: str) -> _Script:
+    def _rset(self, argument: str) -> Script:
         del argument  # tolerated, as in the original
         self._say(_RESET)
         yield from self._forget_transaction()
 
-    def _noop(self, argument: str) -> _Script:
+    def _noop(self, argument: str) -> Script:
         del argument
         yield from self._ask(hooks.Noop)
 
-    def _vrfy(self, argument: str) -> _Script:
+    def _vrfy(self, argument: str) -> Script:
         del argument
         yield from self._ask(hooks.Vrfy)
 
-    def _help(self, argument: str) -> _Script:
-        yield from self._ask(hooks.Help, argument or None)
+    def _help(self, argument: str) -> Script:
+        yield from self._ask(hooks.Help, argument or None, subject=" ".join(self._commands))
 
-    def _quit(self, argument: str) -> _Script:
+    def _quit(self, argument: str) -> Script:
         del argument
         self._quitting = not self._input  # who sends more behind QUIT is still sending
         yield from self._ask(hooks.Quit)
 
-    _SCRIPTS: ClassVar[Mapping[Command, Callable[..., _Script]]] = {
+    _SCRIPTS: ClassVar[Mapping[Command, Callable[..., Script]]] = {
         Command.HELO: _helo,
         Command.EHLO: _ehlo,
+        Command.LHLO: _ehlo,
+        Command.STARTTLS: _starttls,
+        Command.AUTH: _auth,
+        Command.XCLIENT: _xclient,
         Command.MAIL: _mail,
         Command.RCPT: _rcpt,
         Command.DATA: _data,
+        Command.BDAT: _bdat,
         Command.RSET: _rset,
         Command.NOOP: _noop,
         Command.QUIT: _quit,
@@ -555,62 +790,10 @@ class Server:
         Command.HELP: _help,
     }
 
-    # Steps the scripts share
+    # The transaction
 
-    def _ask(self, hook: type[Hook], *arguments: object, subject: str = "") -> Generator[Event, _Result, Verdict]:
-        """Ask a hook if the driver wants it, and carry out what its answer means."""
-        result = (yield hook(*arguments)) if hook.name in self._wanted else _NOTHING
-        verdict = self._judge(hook.name, result, subject)
-        if verdict.close or verdict.reset:
-            yield from self._end(verdict)
-        return verdict
-
-    def _judge(self, hook: str, result: _Result, subject: str = "") -> Verdict:
-        """What an answer means; the reply is said, the rest is for the caller to carry out."""
-        answer, texts = result
-        verdict = VERDICTS[hook][answer]
-        reply, own = verdict.reply, self._own_reply
-        if own is not None and verdict.own_reply:
-            self._say(own)
-        elif reply is not None:
-            if texts and verdict.plugin_text:
-                text = "\n".join(texts)
-            else:
-                text = reply.text.replace("%s", subject) if subject else reply.text
-            self._output += encode_reply(reply.code, reply.enhanced, text, self._enhanced, self._utf8)
-        return verdict
-
-    def _end(self, verdict: Verdict) -> _Script:
-        if verdict.close:
-            yield from self._disconnect()
-        else:
-            yield from self._forget_transaction()
-
-    def _forget_transaction(self) -> _Script:
-        yield from self._ask(hooks.ResetTransaction)
-        if self._state is not State.START:
-            self._state = State.IDLE
+    def _forget_transaction(self) -> Script:
+        yield from super()._forget_transaction()
         self._recipients = 0
-        self._utf8 = False
-
-    def _disconnect(self) -> _Script:
-        self._closing = True
-        self._input.clear()
-        yield from self._ask(hooks.Disconnect)
-        yield from self._forget_transaction()
-
-    def _refuse(self, reply: Reply) -> None:
-        if self._count_error():
-            self._say(reply)
-
-    def _count_error(self) -> bool:
-        """Count a refused command; false if it is one too many, which is answered 421 instead."""
-        self._errors += 1
-        return self._errors <= self._limits.errors
-
-    def _say(self, reply: Reply) -> None:
-        self._output += encode_reply(reply.code, reply.enhanced, reply.text, self._enhanced, self._utf8)
-
-
-class _HangUp(Exception):  # noqa: N818 - no error
-    """Thrown into the conversation by `Server.hang_up`."""
+        self._binary = False
+        self._incoming = None

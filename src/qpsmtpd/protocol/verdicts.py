@@ -47,7 +47,7 @@ class Verdict:
     reply: Reply | None
     """The reply with its default text; None: no reply is due, or it is the plugin's to give (DONE).
 
-    In the text, `%s` stands for the address that the command names.
+    In the text, `%s` stands for what the command is about: an address, the server's name, the commands.
     """
 
     proceed: bool
@@ -123,6 +123,9 @@ _AUTH: _Rows = {
     FAILED: Verdict(Reply(454, "4.7.0", "Temporary authentication failure"), proceed=False),  # RFC 4954 section 6
 }
 
+# DECLINED leaves it to the hook of all mechanisms; where nobody serves that one, there is no more to say.
+_AUTH_FIRST: _Rows = {**_AUTH, DECLINED: Verdict(Reply(535, "5.7.8", "Authentication failed"), proceed=False)}
+
 VERDICTS: Mapping[str, _Rows] = {
     **{name: _all(_SILENT_GO) for name in HOOKS},  # hooks whose answer is ignored
     "connect": {
@@ -140,9 +143,12 @@ VERDICTS: Mapping[str, _Rows] = {
     "ehlo_parse": _HELLO_PARSE,
     "ehlo": _HELLO,
     "auth_parse": _PARSE,
-    "auth-plain": _AUTH,
-    "auth-login": _AUTH,
-    "auth-cram-md5": _AUTH,
+    "auth-plain": _AUTH_FIRST,
+    "auth-login": _AUTH_FIRST,
+    "auth-cram-md5": _AUTH_FIRST,
+    "auth-xoauth2": _AUTH,
+    "auth-oauthbearer": _AUTH,
+    "auth-scram-sha-256": {**_all(_SILENT_GO), FAILED: _AUTH[FAILED]},
     "auth": _AUTH,
     "mail_parse": _PARSE,
     "mail_pre": _PRE,
@@ -243,7 +249,7 @@ VERDICTS: Mapping[str, _Rows] = {
         FAILED: _TROUBLE,
     },
     "help": {
-        **_all(_go(214, "2.0.0", "Commands: HELO EHLO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT", plugin_text=True)),
+        **_all(_go(214, "2.0.0", "Commands: %s", plugin_text=True)),
         DENY: _stop(500, "5.5.4", "Syntax error"),
         DONE: _REPLIED,
         FAILED: _TROUBLE,

@@ -4,6 +4,8 @@ import ipaddress
 import re
 from dataclasses import dataclass, field
 
+from qpsmtpd.protocol import Authentication, Security
+
 __all__ = ["Connection", "Peer", "is_ipv6", "is_localhost", "is_valid_ip", "plain_address"]
 
 _HOST_CHARACTERS = re.compile(r"[^A-Za-z0-9.:\[\]\-]")
@@ -35,13 +37,19 @@ class Connection:
     """When it was accepted, in seconds since the epoch."""
 
     hello: str | None = None
-    """`helo` or `ehlo`, once the client has been greeted back."""
+    """`helo`, `ehlo` or `lhlo`, once the client has been greeted back."""
 
     hello_host: str | None = None
     """What the client called itself. Its word, unchecked."""
 
     relay_client: bool | None = None
     """Whether the client may relay: None while nobody has said."""
+
+    security: Security | None = None
+    """How the connection is encrypted: by us or by a proxy in front of us; None if it is not."""
+
+    authentication: Authentication | None = None
+    """How the client's last attempt to authenticate has ended."""
 
     notes: dict[str, object] = field(default_factory=dict[str, object])
     """Whatever plugins keep about this connection."""
@@ -65,6 +73,17 @@ class Connection:
     def local_port(self) -> int:
         """The port the client has connected to."""
         return self.peer.local_port
+
+    @property
+    def auth_user(self) -> str:
+        """Who the client is by AUTH; empty if it has not authenticated."""
+        return self.authentication.user if self.authentication is not None and self.authentication.succeeded else ""
+
+    @property
+    def auth_mechanism(self) -> str:
+        """How the client has authenticated, in lower case; empty if it has not."""
+        tried = self.authentication
+        return tried.mechanism if tried is not None and tried.succeeded else ""
 
     @property
     def remote_host(self) -> str:

@@ -1,62 +1,54 @@
 """One client, from accept to close: events of the protocol in, hooks run, effects out.
 
 Theory of operation. `run` is a generator of effects (`effects`). It takes events from
-`protocol.Server`; a hook is answered by its chain of plugins (`_ask`), then by what the
-session itself does at that hook (`_OWN`), and the answer goes back. A hook is called in
-one place only (`_ask`), so that a fault of a plugin is caught in one place only; the other
-code of plugins that runs here, the parsers that parse hooks have given, has `_parse`.
+`protocol.Server`; a hook is answered by its chain of plugins (`chain`), then by what the
+session itself does at that hook (`_OWN`), and the answer goes back.
+
+Between the transport's bytes and the protocol's there may be a PROXY header, once, and TLS:
+from the start, by the role of the listener, or after STARTTLS. `data_to_send` and `_take` are
+the two places where bytes pass; a transport never learns what they mean.
 
 Nothing in here reads or writes a socket, starts a thread or sleeps; clock and randomness
 are the site's, and arguments there.
 """
 
-import contextvars
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
-from functools import partial
-from types import MappingProxyType
+import copy
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar, cast
 
-from qpsmtpd.logs import LOGDEBUG, LOGERROR, LOGINFO, LOGWARN
+from qpsmtpd.logs import LOGERROR, LOGINFO, LOGWARN
 from qpsmtpd.protocol import (
     CLOSED,
-    DECLINED,
-    DENY,
-    DONE,
     DRAIN,
     FAILED,
     NEED_DATA,
     OK,
-    REFUSALS,
     VERDICTS,
     Answer,
+    Authentication,
     Content,
+    Event,
+    Extension,
     Hook,
     Reply,
-    ReturnCode,
+    Security,
     Server,
+    StartTls,
+    XClient,
     hooks,
 )
+from qpsmtpd.session.arrival import read_proxy_header, shake_hands
+from qpsmtpd.session.chain import NO_OPINION, Asking, Chains, Texts
 from qpsmtpd.session.connection import Connection, Peer
-from qpsmtpd.session.effects import (
-    SHUTTING_DOWN,
-    TIMED_OUT,
-    Await,
-    CallBlocking,
-    Close,
-    Effect,
-    Effects,
-    Flush,
-    Pause,
-    Receive,
-)
+from qpsmtpd.session.effects import SHUTTING_DOWN, TIMED_OUT, Close, Effect, Flush, Receive
+from qpsmtpd.session.role import MX, Role
+from qpsmtpd.session.tls import TlsChannel, TlsError
 from qpsmtpd.session.trace import authentication_results_field, from_clause, received_field
 from qpsmtpd.session.transaction import Transaction
-from qpsmtpd.site import Entry, Kind, Site, current_session, no_result
+from qpsmtpd.site import Site, current_session
 
 __all__ = ["Session"]
-
-_Texts = tuple[str, ...]
-_Chain = Generator[Effect, object, tuple[Answer, _Texts]]
 
 _TIMEOUT = Reply(421, "4.4.2", "Timeout, closing the connection")
 _TOO_LONG = Reply(421, "4.4.2", "This session has lasted too long, closing the connection")
@@ -64,76 +56,109 @@ _SHUTDOWN = Reply(421, "4.3.2", "Service shutting down, closing the connection")
 _TOO_MANY = Reply(421, None, "Too many connections, please try again later")
 _TOO_MANY_FROM_YOU = Reply(421, None, "Too many connections from your address, please try again later")
 
-_NOBODY_LEFT = "5.5.1 No recipient is left"
 
-_WATCHERS = frozenset({"ok", "deny"})
-_QUEUEING = frozenset({"queue_pre", "queue"})
-_PARSE_HOOKS = frozenset(name for name, hook in hooks.HOOKS.items() if issubclass(hook, hooks.ParseHook))
-_KEPT = {code: MappingProxyType({"return": code}) for code in ReturnCode}
-_NO_OPINION: tuple[Answer, _Texts] = (DECLINED, ())
-
-
-class Session:
+class Session(Chains):
     """The session of one client. A transport drives `run` and sends `data_to_send`."""
 
-    def __init__(self, site: Site, peer: Peer) -> None:
+    def __init__(self, site: Site, peer: Peer, role: Role = MX) -> None:
+        super().__init__(site, site.current_settings())
         self.connection = Connection(peer, site.new_identity(), site.wall())
-        """What is known about the connection."""
-        self.hook_name = ""
-        """The hook that runs now."""
-        self._site = site
-        self._chains = site.chains
-        self._watched = not _WATCHERS.isdisjoint(site.chains)
-        self._settings = settings = site.current_settings()
+        settings = self._settings
+        self._role = role
         self._server = Server(
             hooks={*self._OWN, *site.chains},
             hostname=settings.hostname,
             greeting=settings.greeting,
             limits=settings.limits,
+            extensions=self._extensions(),
+            line_endings=role.line_endings or settings.line_endings,
+            lmtp=role.lmtp,
+            auth_in_clear=settings.auth_in_clear,
+            auth_required=role.auth_required,
+            nonce=site.nonce,
+            secret=site.secret,
         )
-        self._output = b""  # what is said before the protocol begins
-        self._early = b""  # what came while a hook was pausing
+        self._output = b""  # what the protocol has not said: the flights of a TLS handshake, a refusal before it begins
+        self._tls: TlsChannel | None = None
+        self._before_hello: tuple[bool | None, dict[str, object]] | None = None  # what STARTTLS goes back to
         self._trace_from = ""
         self._in_header = False  # a piece of the header has come, and nothing behind it
         self._broken: OSError | None = None  # why the content could not be kept
         self._transactions = 0
-        self._parser: tuple[Entry, Callable[..., object]] | None = None  # what the last parse hook has given
         self._clock = site.clock
         self._last_chance = False  # the time left is less than a command may take
         self._deadline = site.clock() + settings.session_timeout
         self._next_command = Receive(settings.command_timeout)
         self._next_content = Receive(settings.content_timeout)
         self.transaction = self._make_transaction()
-        """The mail transaction; there is always one, with a sender after MAIL."""
+
+    def _extensions(self) -> frozenset[Extension]:
+        offered = self._settings.extensions
+        if self._site.tls is None or self._role.implicit_tls:
+            offered -= {Extension.STARTTLS}
+        if not self._settings.trusts(self._settings.xclient_networks, self.connection.remote_ip):
+            offered -= {Extension.XCLIENT}
+        return offered
 
     # The transport's side
 
     def data_to_send(self) -> bytes:
         """What waits to be written; it is then forgotten here."""
+        data = self._server.data_to_send()
+        if self._tls is not None:
+            if data:
+                self._tls.write(data)
+            data = self._tls.data_to_send()
         if self._output:
-            data, self._output = self._output, b""
-            return data
-        return self._server.data_to_send()
+            data, self._output = self._output + data, b""
+        return data
 
     def run(self) -> Generator[Effect, object, None]:
         """The session as a generator of effects; closing it early leaves nothing behind."""
-        address = self.connection.remote_ip
-        self._site.census.enter(address)
+        census, address = self._site.census, self.connection.remote_ip
+        census.enter(address)
         try:
+            if not (yield from self._introduce()):
+                yield Close()
+                return
+            if self.connection.remote_ip != address:
+                census.leave(address)
+                address = self.connection.remote_ip
+                census.enter(address)
             self._log(LOGINFO, f"connected, {address}:{self.connection.remote_port}")
             refusal = yield from self._admit(address)
+            in_clear = self._role.implicit_tls and self.connection.security is None
             if refusal is not None:
-                self._output = refusal.encode(enhanced=False)
+                self._output = b"" if in_clear else refusal.encode(enhanced=False)
                 yield Close(linger=True)
                 return
+            if in_clear and not (yield from self._begin_tls()):
+                yield Close()
+                return
             yield from self._serve()
+            self._end_tls()
             yield Close(linger=not self._server.peer_has_finished)
             yield from self._ask(hooks.PostConnection())
         finally:
-            self._site.census.leave(address)
+            census.leave(address)
             self.transaction.discard()
 
     # From accept to close
+
+    def _introduce(self) -> Generator[Effect, object, bool]:
+        """Hear from a trusted proxy who is really connected; false if it does not say."""
+        settings, peer = self._settings, self.connection.peer
+        if not settings.trusts(settings.proxy_networks, peer.remote_ip):
+            return True
+        header, self._early = yield from read_proxy_header(self._clock, settings.handshake_timeout)
+        if header is None:
+            self._log(LOGWARN, f"fail, no PROXY header from {peer.remote_ip}, which is in proxy_networks")
+            return False
+        if header.source is not None and header.destination is not None:
+            self.connection.peer = Peer(*header.source, *header.destination)
+        if header.tls is not None:
+            self._secure(header.tls)
+        return True
 
     def _admit(self, address: str) -> Generator[Effect, object, Reply | None]:
         census, settings = self._site.census, self._settings
@@ -171,12 +196,11 @@ class Session:
                 name = event.name
                 if self._in_header:
                     self._end_header()
-                answer, texts = _NO_OPINION
+                answer, texts = NO_OPINION
                 if self._broken is not None and VERDICTS[name][FAILED].reply is not None:
                     answer = FAILED
                 elif name in self._chains:
-                    chain = self._parse(event) if isinstance(event, hooks.ParseHook) else self._ask(event)
-                    answer, texts = yield from chain
+                    answer, texts = yield from self._asked(event)
                 if answer is FAILED:
                     server.fail()
                     continue
@@ -187,6 +211,30 @@ class Session:
                 self._take((yield Flush(self._settings.command_timeout)))
             elif event is CLOSED:
                 return
+            else:
+                yield from self._heard(event)
+
+    def _asked(self, event: Hook) -> Asking:
+        if isinstance(event, hooks.ParseHook):
+            return (yield from self._parse(event))
+        if not isinstance(event, hooks.Queue):
+            return (yield from self._ask(event))
+        self.transaction.narrow(event.recipient)
+        result = yield from self._ask(event)
+        self.transaction.narrow(None)
+        return result
+
+    def _heard(self, event: Event) -> Generator[Effect, object, None]:
+        """Act on what the protocol has to tell about the client."""
+        if isinstance(event, Authentication):
+            self._authenticated(event)
+        elif isinstance(event, XClient):
+            self._speak_for(event)
+        elif isinstance(event, StartTls):
+            if (yield from self._begin_tls()):
+                self._forget_client()
+            else:
+                self._server.receive_data(b"")
 
     def _next_receive(self) -> Receive:
         receive = self._next_content if self._server.in_content else self._next_command
@@ -196,7 +244,11 @@ class Session:
 
     def _take(self, outcome: object) -> None:
         if isinstance(outcome, bytes):
-            self._server.receive_data(outcome)
+            if self._tls is not None:
+                self._tls.receive_data(outcome)
+                self._decrypt(self._tls)
+            else:
+                self._server.receive_data(outcome)
         elif outcome is SHUTTING_DOWN:
             self._server.hang_up(_SHUTDOWN)
         elif outcome is TIMED_OUT:
@@ -204,155 +256,132 @@ class Session:
             self._log(LOGINFO, "fail, session limit" if expired else "fail, timeout")
             self._server.hang_up(_TOO_LONG if expired else _TIMEOUT)
 
-    # Hooks
+    # Encryption, and who the client is
 
-    def _ask(self, hook: Hook) -> _Chain:
-        """Run the chain of a hook: the first answer that is not DECLINED ends it.
+    def _begin_tls(self) -> Generator[Effect, object, bool]:
+        """Perform the handshake; if it fails the connection is of no more use."""
+        tls = self._site.tls
+        if tls is None:
+            self._log(LOGERROR, "error, TLS is asked for, and there is no certificate")
+            return False
+        channel, early = tls.channel(), self._early
+        self._early = b""
+        seconds = min(self._settings.handshake_timeout, self._deadline - self._clock())
+        failure = yield from shake_hands(channel, early, self._send, self._clock, seconds)
+        if failure is not None:
+            self._log(LOGINFO, f"fail, TLS handshake: {failure}")
+            return False
+        self._tls = channel
+        self._secure(channel.security)
+        self._decrypt(channel)  # the client may have sent more with the last flight of its handshake
+        return True
 
-        Here, and only here, plugins are called. Whatever one does wrong is logged and becomes
-        FAILED, which ends the chain too where a client waits for the reply.
-        """
-        name = hook.name
-        arguments = (self.transaction, *hook.arguments)
-        results = (self.transaction if hook.of_transaction else self.connection).notes
-        answer: ReturnCode = DECLINED
-        texts: _Texts = ()
-        queueing = name in _QUEUEING
-        for entry in self._chains.get(name, ()):
-            if queueing and not self.transaction.recipients:
-                self._server.respond(554, _NOBODY_LEFT)
-                return DONE, ()
-            self.hook_name = name
-            current_session.set(self)
-            try:
-                if entry.kind is Kind.PLAIN:
-                    result = entry.method(*arguments[: entry.arguments])
-                else:
-                    result = yield from self._wait_for(entry, arguments[: entry.arguments])
-                if isinstance(result, ReturnCode):
-                    answer, texts = result, ()
-                elif result is None:
-                    texts = ()
-                    self._site.log(LOGDEBUG, "returned None, which counts as DECLINED", hook=name, plugin=entry.name)
-                    continue
-                else:
-                    answer, texts = self._understood(name, entry, result)
-            except Exception:  # noqa: BLE001 - a plugin may raise anything
-                current_session.set(self)
-                self._site.log_failure(name, entry.name, "the hook")
-                if VERDICTS[name][FAILED].reply is None:
-                    continue
-                return FAILED, ()
-            kept = results.setdefault(entry.name, {})
-            if isinstance(kept, dict):  # else the plugin has a note of its own under this name
-                kept[entry.note] = _KEPT[answer]
-            if self._watched and name not in _WATCHERS:
-                first = texts[0] if texts else ""
-                watcher = hooks.Deny if answer in REFUSALS else hooks.Ok
-                yield from self._ask(watcher(entry.name, answer, first))
-            if answer is not DECLINED:
-                return answer, texts
-        return DECLINED, texts
+    def _send(self, data: bytes) -> None:
+        self._output += data
 
-    def _parse(self, hook: hooks.ParseHook) -> _Chain:
-        """Run the chain of a parse hook, then the parser that it has given.
-
-        The code of the hook itself means nothing: without a parser the built-in one is used.
-        """
-        answer, _ = yield from self._ask(hook)
-        given = self._take_parser()
-        if answer is FAILED or given is None:
-            return (FAILED, ()) if answer is FAILED else _NO_OPINION
-        entry, parser = given
+    def _decrypt(self, channel: TlsChannel) -> None:
         try:
-            code, texts = self._understood(hook.name, entry, parser(hook.command, hook.argument))
-        except Exception:  # noqa: BLE001 - it is a plugin's
-            self._site.log_failure(hook.name, entry.name, "the parser")
-            return FAILED, ()
-        return (DENY if code is DECLINED else code), texts
+            plain = channel.read()
+        except TlsError as error:
+            self._log(LOGINFO, f"fail, TLS: {error}")
+            self._server.receive_data(b"")
+            return
+        if plain:
+            self._server.receive_data(plain)
+        if channel.eof:
+            self._server.receive_data(b"")
 
-    def _take_parser(self) -> tuple[Entry, Callable[..., object]] | None:
-        parser, self._parser = self._parser, None
-        return parser
+    def _end_tls(self) -> None:
+        if self._tls is not None:
+            self._output = self.data_to_send()
+            self._tls.close()
 
-    def _wait_for(self, entry: Entry, arguments: tuple[object, ...]) -> Generator[Effect, object, object]:
-        """Run a hook method that the transport has a part in."""
-        call, seconds = entry.method, self._settings.hook_timeout
-        if entry.kind is Kind.ASYNC:
-            return (yield Await(cast("Awaitable[object]", call(*arguments)), seconds))
-        if entry.kind is Kind.BLOCKING:
-            context = contextvars.copy_context()
-            return (yield CallBlocking(partial(context.run, call, *arguments), seconds))
-        return (yield from self._perform(cast("Effects", call(*arguments))))
+    def _secure(self, security: Security) -> None:
+        self.connection.security = security
+        self._server.secure(security)
+        self._log(LOGINFO, f"pass, {security}")
 
-    def _perform(self, effects: Effects) -> Generator[Effect, object, object]:
-        """Run a hook that asks for effects itself; keep the bytes that end its pauses."""
-        step: Callable[..., Effect] = effects.send
-        outcome: object = None
-        while True:
-            try:
-                effect = step(outcome)
-            except StopIteration as stop:
-                return stop.value
-            try:
-                outcome, step = (yield effect), effects.send
-            except Exception as error:  # noqa: BLE001 - it is the plugin's to handle
-                outcome, step = error, effects.throw
-            current_session.set(self)
-            if isinstance(effect, Pause) and isinstance(outcome, bytes):
-                self._early += outcome
+    def _forget_client(self) -> None:
+        """Go back to what was known before the client has said anything (RFC 3207 section 4.2)."""
+        connection = self.connection
+        connection.hello = connection.hello_host = connection.authentication = None
+        if self._before_hello is not None:
+            connection.relay_client, connection.notes = self._before_hello
+            self._before_hello = None
 
-    def _understood(self, hook: str, entry: Entry, result: object) -> tuple[ReturnCode, _Texts]:
-        """A hook's result as code and texts. Raises TypeError for what is none."""
-        if result is None or isinstance(result, ReturnCode):
-            return result or DECLINED, ()
-        if isinstance(result, tuple) and result:
-            code, *given = cast("tuple[object, ...]", result)
-            if given and callable(given[0]) and hook in _PARSE_HOOKS:
-                self._parser = entry, given[0]
-                del given[0]
-            texts = tuple(text for text in given if isinstance(text, str))
-            if isinstance(code, ReturnCode) and len(texts) == len(given) - given.count(None):
-                return code, texts
-        raise no_result(f"{result!r}")
+    def _authenticated(self, event: Authentication) -> None:
+        """Believe the client who it is: it may relay, and what made it suspect is forgiven."""
+        connection = self.connection
+        connection.authentication = event
+        if event.succeeded:
+            self._log(LOGINFO, f"pass, {event.user} by {event.mechanism}")
+            connection.relay_client = True
+            if "naughty" in connection.notes:
+                connection.notes["naughty"] = 0
+        else:
+            self._log(LOGINFO, f"fail, {event.user or 'nobody'} by {event.mechanism}")
 
-    def respond(self, code: int, *lines: str) -> None:
-        """Prepare the plugin's own reply to the command; it is sent if the plugin returns DONE."""
-        self._server.respond(code, *lines)
+    def _speak_for(self, client: XClient) -> None:
+        """Take this connection for that of the client a trusted one speaks for; its hooks begin anew."""
+        old = self.connection
+        peer = old.peer
+        peer = replace(
+            peer,
+            remote_ip=client.address or peer.remote_ip,
+            remote_port=client.port or peer.remote_port,
+            local_ip=client.destination_address or peer.local_ip,
+            local_port=client.destination_port or peer.local_port,
+            remote_host=client.name,
+            remote_user=None,
+        )
+        self.connection = Connection(peer, old.id, old.started, security=old.security)
+        self._before_hello = None
+        if client.login:
+            self._authenticated(Authentication("xclient", client.login, succeeded=True))
+        self._log(LOGINFO, f"pass, {old.remote_ip} speaks for {peer.remote_ip}")
 
     # What the session itself does at a hook, once the plugins have answered
 
-    def _greeted(self, event: hooks.Helo | hooks.Ehlo, answer: Answer, texts: _Texts) -> None:
+    def _connected(self, event: hooks.Connect, answer: Answer, texts: Texts) -> None:
+        del event, answer, texts
+        if self._site.tls is not None and self.connection.security is None:
+            notes = self.connection.notes
+            self._before_hello = self.connection.relay_client, {key: _copied(note) for key, note in notes.items()}
+
+    def _greeted(self, event: hooks.Helo | hooks.Ehlo, answer: Answer, texts: Texts) -> None:
         del texts
         if VERDICTS[event.name][answer].proceed:
-            self.connection.hello, self.connection.hello_host = event.name, event.host
-            self._trace_from = from_clause(self.connection)
+            connection = self.connection
+            connection.hello = "lhlo" if self._role.lmtp else event.name
+            connection.hello_host = event.host
+            self._trace_from = from_clause(connection)
         keywords = self.transaction.notes.get("capabilities", ())
         if isinstance(keywords, list | tuple):
             self._server.announce(*map(str, cast("Sequence[object]", keywords)))
 
-    def _sender(self, event: hooks.Mail, answer: Answer, texts: _Texts) -> None:
+    def _sender(self, event: hooks.Mail, answer: Answer, texts: Texts) -> None:
         del texts
         if VERDICTS["mail"][answer].proceed:
             self.transaction.sender, self.transaction.sender_parameters = event.sender, event.parameters
 
-    def _recipient(self, event: hooks.Rcpt, answer: Answer, texts: _Texts) -> None:
+    def _recipient(self, event: hooks.Rcpt, answer: Answer, texts: Texts) -> None:
         del texts
         if VERDICTS["rcpt"][answer].proceed:
-            self.transaction.add_recipient(event.recipient, event.parameters)
+            self.transaction.accept_recipient(event.recipient, event.parameters)
 
-    def _received(self, event: hooks.ReceivedLine, answer: Answer, texts: _Texts) -> None:
+    def _received(self, event: hooks.ReceivedLine, answer: Answer, texts: Texts) -> None:
         header, hostname = self.transaction.header, self._settings.hostname
         if answer is OK:
             header.add("Received", "\n".join(texts), 0)
         else:
-            by = f"by {hostname} (qpsmtpd) with {event.protocol}"
+            how = " ".join(f"{event.protocol} {event.tls} {event.authentication}".split())
+            by = f"by {hostname} (qpsmtpd) with {how}"
             header.prepend(received_field(self._trace_from, by, self.transaction, self._site.date()))
         for forged in header.take("Authentication-Results"):
             header.add("Original-Authentication-Results", forged)
         header.prepend(authentication_results_field(hostname, self.connection, self.transaction))
 
-    def _new_transaction(self, event: Hook, answer: Answer, texts: _Texts) -> None:
+    def _new_transaction(self, event: Hook, answer: Answer, texts: Texts) -> None:
         del event, answer, texts
         if not self.transaction.is_fresh:
             self.transaction.discard()
@@ -361,6 +390,7 @@ class Session:
         self._broken = None
 
     _OWN: ClassVar[Mapping[str, Callable[..., None]]] = {
+        "connect": _connected,
         "helo": _greeted,
         "ehlo": _greeted,
         "mail": _sender,
@@ -403,3 +433,8 @@ class Session:
     def _log(self, level: int, text: str) -> None:
         current_session.set(self)
         self._site.log(level, text)
+
+
+def _copied(note: object) -> object:
+    """A note as it is now: what plugins add to a dict or a list later is not in it."""
+    return copy.copy(cast("object", note)) if isinstance(note, dict | list) else note

@@ -13,6 +13,8 @@ __all__ = ["AUTHENTICATION_RESULTS", "authentication_results_field", "from_claus
 AUTHENTICATION_RESULTS = "authentication_results"
 """The note, of connection or transaction, that keeps a list of results such as `spf=pass`."""
 
+_PLAIN_VALUE = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~@.\-]+")
+_UNQUOTABLE = re.compile(r"[^ -~]")
 _UNSAFE = re.compile(r"[^A-Za-z0-9.:_\[\]\-]")
 
 
@@ -38,12 +40,23 @@ def authentication_results_field(hostname: str, connection: Connection, transact
 
     It holds what plugins have stored about the connection and about this transaction.
     """
-    results = [hostname, "auth=none"]
+    results = [hostname, _auth_result(connection)]
     for notes in (connection.notes, transaction.notes):
         stored = notes.get(AUTHENTICATION_RESULTS)
         if stored:
             results += map(str, cast("list[object]", stored)) if isinstance(stored, list) else [str(stored)]
     return _results_field("; ".join(results))
+
+
+def _auth_result(connection: Connection) -> str:
+    """How AUTH has ended (RFC 8601 section 2.7.4)."""
+    tried = connection.authentication
+    if tried is None:
+        return "auth=none"
+    user = tried.user
+    if not _PLAIN_VALUE.fullmatch(user):
+        user = '"' + _UNQUOTABLE.sub("?", user).replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return f"auth={'pass' if tried.succeeded else 'fail'} ({tried.mechanism}) smtp.auth={user}"
 
 
 @lru_cache(256)  # most messages have the same

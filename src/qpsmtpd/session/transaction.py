@@ -6,6 +6,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from email.message import EmailMessage
 from pathlib import Path
 from typing import BinaryIO
@@ -21,6 +22,14 @@ Recipient = tuple[Mailbox, Parameters]
 """A recipient with the ESMTP parameters of its RCPT command."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Accepted:
+    mailbox: Mailbox
+    parameters: Parameters
+    number: int | None
+    """Which RCPT of this transaction named it, from 0; None for one that a plugin has added."""
+
+
 class Transaction:
     """One mail transaction. One exists from the start of a session, without a sender."""
 
@@ -33,7 +42,9 @@ class Transaction:
         """The ESMTP parameters of MAIL."""
         self.notes: dict[str, object] = {}
         """Whatever plugins keep about this transaction."""
-        self._recipients: list[Recipient] = []
+        self._recipients: list[_Accepted] = []
+        self._accepted = 0  # RCPT commands
+        self._only: int | None = None  # the one RCPT whose recipients are shown
         self._replaced: dict[Mailbox, Mailbox] = {}  # recipients that are still being decided
         self._message: Message | None = None
         self._threshold = threshold
@@ -52,26 +63,44 @@ class Transaction:
     @property
     def recipients(self) -> list[Mailbox]:
         """The recipients accepted so far, duplicates included; a copy."""
-        return [mailbox for mailbox, _ in self._recipients]
+        return [each.mailbox for each in self._shown()]
 
     @property
     def recipients_with_parameters(self) -> list[Recipient]:
         """The recipients with the parameters of their RCPT commands; a copy."""
-        return list(self._recipients)
+        return [(each.mailbox, each.parameters) for each in self._shown()]
+
+    def _shown(self) -> list[_Accepted]:
+        if self._only is None:
+            return self._recipients
+        wanted = (self._only,) if self._only else (0, None)
+        return [each for each in self._recipients if each.number in wanted]
+
+    def narrow(self, number: int | None) -> None:
+        """Show the recipient of one RCPT alone, as for a delivery by LMTP; or, with None, all again.
+
+        Recipients that plugins have added go along with the first.
+        """
+        self._only = number
+
+    def accept_recipient(self, mailbox: Mailbox, parameters: Parameters) -> None:
+        """Add the recipient of a RCPT that has been accepted."""
+        self._recipients.append(_Accepted(self._replaced.pop(mailbox, mailbox), parameters, self._accepted))
+        self._accepted += 1
 
     def add_recipient(self, mailbox: Mailbox, parameters: Parameters | None = None) -> None:
         """Add a recipient behind the others."""
-        self._recipients.append((self._replaced.pop(mailbox, mailbox), parameters or {}))
+        self._recipients.append(_Accepted(self._replaced.pop(mailbox, mailbox), parameters or {}, None))
 
     def remove_recipient(self, mailbox: Mailbox) -> None:
         """Remove a recipient, each time it was named; nothing happens if it is none."""
-        self._recipients = [recipient for recipient in self._recipients if recipient[0] != mailbox]
+        self._recipients = [each for each in self._recipients if each.mailbox != mailbox]
 
     def replace_recipient(self, old: Mailbox, new: Mailbox) -> None:
         """Deliver to `new` what is addressed to `old`: a recipient, or the one whose RCPT is being decided."""
-        if any(mailbox == old for mailbox, _ in self._recipients):
+        if any(each.mailbox == old for each in self._recipients):
             self._recipients = [
-                (new if mailbox == old else mailbox, parameters) for mailbox, parameters in self._recipients
+                replace(each, mailbox=new) if each.mailbox == old else each for each in self._recipients
             ]
         else:
             self._replaced[old] = new

@@ -14,6 +14,7 @@ from typing import cast
 from qpsmtpd.plugin import Plugin
 from qpsmtpd.protocol import ReturnCode
 from qpsmtpd.session.effects import Effects
+from qpsmtpd.session.role import MX, Role
 from qpsmtpd.site import Entry, Kind
 from qpsmtpd.testing import dialogue
 from qpsmtpd.testing.memory import CLIENT, Client, Clock, make_site
@@ -88,13 +89,14 @@ class Kit:
         *,
         user: str | None = None,
         early: bytes = b"",
+        role: Role = MX,
     ) -> Client:
         """Connect from an address whose verified name is `host`; an ident server says `user`.
 
-        `early` is sent before the greeting has come.
+        `early` is sent before the greeting has come. `role` is that of the listener.
         """
         peer = replace(CLIENT, remote_ip=ip, remote_host=host, remote_user=user)
-        return Client(self.site, peer, early=early)
+        return Client(self.site, peer, early=early, role=role)
 
     def play(self, text: str) -> str:
         """Play the client's part of a dialogue over a new connection; give the whole as it went.

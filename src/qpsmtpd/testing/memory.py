@@ -1,5 +1,6 @@
 """A session in memory: the fifth transport, whose peer is the test."""
 
+import ssl
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +10,9 @@ from qpsmtpd.plugin import Plugin
 from qpsmtpd.protocol import Reply, parse_reply
 from qpsmtpd.session.connection import Connection, Peer
 from qpsmtpd.session.effects import TIMED_OUT, Await, CallBlocking, Close, Effect, Flush, Interruption, Pause, Receive
+from qpsmtpd.session.role import MX, Role
 from qpsmtpd.session.session import Session
+from qpsmtpd.session.tls import TlsChannel, TlsError
 from qpsmtpd.session.transaction import Transaction
 from qpsmtpd.site import Site, current_session
 from qpsmtpd.testing.dialogue import escape, split_replies
@@ -53,7 +56,8 @@ def make_site(
     A plugin is a line as in `config/plugins`, or a class. The log goes to `log`, every level
     of it. Raises ConfigError as the loader does.
     """
-    settings = {"me": ("mx.example.test",), "loglevel": ("LOGDEBUG",), "plugins": ()}
+    # A session in memory is in clear, and plugins for AUTH are to be tested there.
+    settings = {"me": ("mx.example.test",), "loglevel": ("LOGDEBUG",), "plugins": (), "tls_before_auth": ("0",)}
     settings |= {name: tuple(values) for name, values in (config or {}).items()}
     lines: list[str] = [] if log is None else log
     clock = clock or Clock()
@@ -70,9 +74,9 @@ def make_site(
 class Client:
     """A client of a session in memory. What it is told is in `replies`, and in each return value."""
 
-    def __init__(self, site: Site, peer: Peer = CLIENT, *, early: bytes = b"") -> None:
+    def __init__(self, site: Site, peer: Peer = CLIENT, *, early: bytes = b"", role: Role = MX) -> None:
         """Connect. `replies` holds the greeting; `early` is sent before it has come."""
-        self.session = Session(site, peer)
+        self.session = Session(site, peer, role)
         self.replies = b""
         self.transcript: list[str] = []
         """The dialogue so far, a line `C: ...` or `S: ...` each; see `qpsmtpd.testing.dialogue`."""
@@ -81,14 +85,15 @@ class Client:
         self.pauses: list[Pause] = []
         """Every pause the session has asked for; all are over at once, and the clock has moved on."""
         self._clock = site.clock
+        self._tls: TlsChannel | None = None
         self._early = early
         if early:
             self._note_sent(early)
         self._run = self.session.run()
-        self._go(None)
+        self._hear(self._go(None))
         if self._early and not self.closed:
             self._early, early = b"", self._early
-            self._go(early)
+            self._hear(self._go(early))
 
     @property
     def connection(self) -> Connection:
@@ -104,7 +109,26 @@ class Client:
         """Send bytes; give the replies they cause. Empty bytes close the client's side."""
         assert not self.closed, "the server has closed the connection"
         self._note_sent(data)
-        return self._go(data)
+        if self._tls is not None and data:
+            self._tls.write(data)
+            data = self._tls.data_to_send()
+        return self._hear(self._go(data))
+
+    def start_tls(self, context: ssl.SSLContext, server_hostname: str | None = None) -> bytes:
+        """Encrypt what follows: behind the reply 220 to STARTTLS, or at once where TLS is implicit.
+
+        Gives what the server says behind the handshake. Raises TlsError if the handshake fails.
+        """
+        channel = TlsChannel(context, server_side=False, server_hostname=server_hostname)
+        while not self.closed:
+            done = channel.handshake()
+            flight = channel.data_to_send()
+            if flight and (answer := self._go(flight)):
+                channel.receive_data(answer)
+            if done:
+                self._tls = channel
+                return self._hear(b"")
+        raise TlsError("the server has closed the connection")
 
     def say(self, *lines: str) -> Reply:
         """Send lines, with CRLF each; give the one reply to them. Raises ValueError if there is another number."""
@@ -133,7 +157,7 @@ class Client:
 
     def interrupt(self, interruption: Interruption = TIMED_OUT) -> bytes:
         """Let the client be silent for too long, or the server shut down; give the replies."""
-        return self._go(interruption)
+        return self._hear(self._go(interruption))
 
     def vanish(self) -> None:
         """End the session as a transport does that is stopped itself."""
@@ -161,6 +185,14 @@ class Client:
             self.closed = True
         finally:
             current_session.set(outside)  # what the test does next belongs to no session
+        return said
+
+    def _hear(self, said: bytes) -> bytes:
+        """Note what the server has said; give it in clear."""
+        if self._tls is not None:
+            if said:
+                self._tls.receive_data(said)
+            said = self._tls.read()
         self.replies += said
         self.transcript += [f"S: {escape(line)}" for reply in split_replies(said) for line in reply.split(b"\r\n")[:-1]]
         return said

@@ -24,9 +24,10 @@ from qpsmtpd.session.effects import (
     Pause,
     Receive,
 )
+from qpsmtpd.session.role import Role
 from qpsmtpd.session.session import Session
 from qpsmtpd.site import Site
-from qpsmtpd.transports.sockets import GRACE, LINGER, RECEIVE_SIZE, Address, bind, bound_address, no_delay, peer_of
+from qpsmtpd.transports.sockets import GRACE, LINGER, RECEIVE_SIZE, Bound, Place, bind, bound_address, no_delay, peer_of
 
 __all__ = ["Listening", "listen", "serve"]
 
@@ -34,10 +35,10 @@ __all__ = ["Listening", "listen", "serve"]
 class Listening:
     """A running server."""
 
-    def __init__(self, site: Site, sockets: Iterable[socket.socket]) -> None:
+    def __init__(self, site: Site, sockets: Iterable[Bound]) -> None:
         self._site = site
         self._sockets = list(sockets)
-        self.addresses = [bound_address(listener) for listener in self._sockets]
+        self.addresses = [bound_address(listener) for listener, _ in self._sockets]
         """Where it listens."""
         self._accepting = anyio.CancelScope()
         self._serving = anyio.CancelScope()
@@ -50,8 +51,8 @@ class Listening:
             async with anyio.create_task_group() as sessions:
                 with self._accepting:
                     async with anyio.create_task_group() as listeners:
-                        for listener in self._sockets:
-                            listeners.start_soon(self._accept, listener, sessions)
+                        for listener, role in self._sockets:
+                            listeners.start_soon(self._accept, listener, role, sessions)
 
     async def stop(self, grace: float = GRACE) -> None:
         """Accept no more; let sessions finish for `grace` seconds, then tell them 421."""
@@ -65,7 +66,7 @@ class Listening:
                 link.shut_down()
         self._serving.cancel()
 
-    async def _accept(self, listener: socket.socket, sessions: anyio.abc.TaskGroup) -> None:
+    async def _accept(self, listener: socket.socket, role: Role, sessions: anyio.abc.TaskGroup) -> None:
         with listener:
             while True:
                 await anyio.wait_readable(listener)
@@ -78,11 +79,11 @@ class Listening:
                     await anyio.sleep(0.1)
                     continue
                 connection.setblocking(False)
-                sessions.start_soon(self._serve, connection)
+                sessions.start_soon(self._serve, connection, role)
 
-    async def _serve(self, connection: socket.socket) -> None:
+    async def _serve(self, connection: socket.socket, role: Role) -> None:
         with connection:
-            link = _Link(self._site, connection)
+            link = _Link(self._site, connection, role)
             self._links.add(link)
             try:
                 await link.drive()
@@ -97,10 +98,10 @@ class Listening:
 class _Link:
     """One connection: the session's effects performed by anyio."""
 
-    def __init__(self, site: Site, connection: socket.socket) -> None:
+    def __init__(self, site: Site, connection: socket.socket, role: Role) -> None:
         no_delay(connection)
         self._socket = connection
-        self._session = Session(site, peer_of(connection))
+        self._session = Session(site, peer_of(connection), role)
         self._scope: anyio.CancelScope | None = None
         self._stopping = False
 
@@ -187,9 +188,7 @@ class _Link:
 
 
 @contextlib.asynccontextmanager
-async def listen(
-    site: Site, addresses: Iterable[Address | socket.socket], *, grace: float = GRACE
-) -> AsyncGenerator[Listening, None]:
+async def listen(site: Site, addresses: Iterable[Place], *, grace: float = GRACE) -> AsyncGenerator[Listening, None]:
     """Serve while the block runs; at its end stop, as `Listening.stop` does. Raises OSError."""
     listening = Listening(site, bind(addresses))
     async with anyio.create_task_group() as tasks:
@@ -203,7 +202,7 @@ async def listen(
 
 async def serve(
     site: Site,
-    addresses: Iterable[Address | socket.socket],
+    addresses: Iterable[Place],
     *,
     grace: float = GRACE,
     started: Callable[[Listening], object] | None = None,

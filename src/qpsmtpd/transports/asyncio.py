@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncGenerator, Callable, Iterable
+from functools import partial
 from typing import cast
 
 from qpsmtpd.session.effects import (
@@ -22,6 +23,7 @@ from qpsmtpd.session.effects import (
     Pause,
     Receive,
 )
+from qpsmtpd.session.role import Role
 from qpsmtpd.session.session import Session
 from qpsmtpd.site import Site
 from qpsmtpd.transports.sockets import (
@@ -30,6 +32,8 @@ from qpsmtpd.transports.sockets import (
     LINGER,
     RECEIVE_SIZE,
     Address,
+    Bound,
+    Place,
     bind,
     bound_address,
     peer_of,
@@ -53,12 +57,13 @@ class Listening:
         self._idle.set()
         self._buffer = memoryview(bytearray(RECEIVE_SIZE))
 
-    async def start(self, sockets: Iterable[socket.socket]) -> None:
+    async def start(self, sockets: Iterable[Bound]) -> None:
         """Begin to accept on these sockets."""
         loop = asyncio.get_running_loop()
-        for listener in sockets:
+        for listener, role in sockets:
             self.addresses.append(bound_address(listener))
-            self._servers.append(await loop.create_server(self._make_link, sock=listener, backlog=BACKLOG))
+            create = loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
+            self._servers.append(await create(partial(self._make_link, role), sock=listener, backlog=BACKLOG))
 
     async def stop(self, grace: float = GRACE) -> None:
         """Accept no more; let sessions finish for `grace` seconds, then tell them 421."""
@@ -72,8 +77,8 @@ class Listening:
         for link in list(self._links):
             link.abort()
 
-    def _make_link(self) -> "_Link":
-        link = _Link(self._site, self._buffer, self._forget)
+    def _make_link(self, role: Role) -> "_Link":
+        link = _Link(self._site, role, self._buffer, self._forget)
         self._links.add(link)
         self._idle.clear()
         return link
@@ -91,8 +96,9 @@ class _Link(asyncio.BufferedProtocol):
     goes on with it; or it does not, and what comes meanwhile is held in `_held`.
     """
 
-    def __init__(self, site: Site, buffer: memoryview, forget: Callable[["_Link"], None]) -> None:
+    def __init__(self, site: Site, role: Role, buffer: memoryview, forget: Callable[["_Link"], None]) -> None:
         self._site = site
+        self._role = role
         self._buffer = buffer
         self._forget = forget
         self._loop = asyncio.get_running_loop()
@@ -113,7 +119,7 @@ class _Link(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         try:
-            self._session = Session(self._site, peer_of(self._transport.get_extra_info("socket")))
+            self._session = Session(self._site, peer_of(self._transport.get_extra_info("socket")), self._role)
         except Exception:  # noqa: BLE001 - settings that have gone bad
             self._site.log_failure("", "", "beginning a session")
             self._done = True
@@ -295,9 +301,7 @@ class _Link(asyncio.BufferedProtocol):
 
 
 @contextlib.asynccontextmanager
-async def listen(
-    site: Site, addresses: Iterable[Address | socket.socket], *, grace: float = GRACE
-) -> AsyncGenerator[Listening, None]:
+async def listen(site: Site, addresses: Iterable[Place], *, grace: float = GRACE) -> AsyncGenerator[Listening, None]:
     """Serve while the block runs; at its end stop, as `Listening.stop` does. Raises OSError."""
     listening = Listening(site)
     await listening.start(bind(addresses))
@@ -309,7 +313,7 @@ async def listen(
 
 async def serve(
     site: Site,
-    addresses: Iterable[Address | socket.socket],
+    addresses: Iterable[Place],
     *,
     grace: float = GRACE,
     started: Callable[[Listening], object] | None = None,

@@ -23,9 +23,10 @@ from qpsmtpd.session.effects import (
     Pause,
     Receive,
 )
+from qpsmtpd.session.role import Role
 from qpsmtpd.session.session import Session
 from qpsmtpd.site import Site
-from qpsmtpd.transports.sockets import GRACE, LINGER, RECEIVE_SIZE, Address, bind, bound_address, no_delay, peer_of
+from qpsmtpd.transports.sockets import GRACE, LINGER, RECEIVE_SIZE, Bound, Place, bind, bound_address, no_delay, peer_of
 
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
@@ -101,10 +102,10 @@ class Channel:
 class Listening:
     """A running server."""
 
-    def __init__(self, site: Site, sockets: Iterable[socket.socket]) -> None:
+    def __init__(self, site: Site, sockets: Iterable[Bound]) -> None:
         self._site = site
         self._sockets = list(sockets)
-        self.addresses = [bound_address(listener) for listener in self._sockets]
+        self.addresses = [bound_address(listener) for listener, _ in self._sockets]
         """Where it listens."""
         self._portal = Portal()
         self._links: set[Link] = set()
@@ -113,7 +114,7 @@ class Listening:
         self._stopping = False
         # A byte in here wakes the accepting threads, which must not wait for a client to stop.
         self._wake, self._waker = socket.socketpair()
-        self._threads = [threading.Thread(target=self._accept, args=(listener,)) for listener in self._sockets]
+        self._threads = [threading.Thread(target=self._accept, args=bound) for bound in self._sockets]
 
     def start(self) -> None:
         """Begin to accept."""
@@ -137,7 +138,7 @@ class Listening:
         self._wake.close()
         self._waker.close()
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: socket.socket, role: Role) -> None:
         with listener:
             while not self._stopping:
                 select.select([listener, self._wake], [], [])
@@ -152,13 +153,13 @@ class Listening:
                         self._site.log_failure("", "", "accepting a connection")
                         time.sleep(0.1)
                     continue
-                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+                threading.Thread(target=self._serve, args=(connection, role), daemon=True).start()
 
-    def _serve(self, connection: socket.socket) -> None:
+    def _serve(self, connection: socket.socket, role: Role) -> None:
         try:
             with connection:
                 connection.setblocking(True)
-                link = Link(Session(self._site, peer_of(connection)), Channel(connection), self._portal)
+                link = Link(Session(self._site, peer_of(connection), role), Channel(connection), self._portal)
                 with self._changed:
                     self._links.add(link)
                 try:
@@ -261,9 +262,7 @@ class Link:
 
 
 @contextlib.contextmanager
-def listen(
-    site: Site, addresses: Iterable[Address | socket.socket], *, grace: float = GRACE
-) -> Generator[Listening, None, None]:
+def listen(site: Site, addresses: Iterable[Place], *, grace: float = GRACE) -> Generator[Listening, None, None]:
     """Serve in threads while the block runs; at its end stop, as `Listening.stop` does. Raises OSError."""
     listening = Listening(site, bind(addresses))
     listening.start()
@@ -275,7 +274,7 @@ def listen(
 
 def serve(
     site: Site,
-    addresses: Iterable[Address | socket.socket],
+    addresses: Iterable[Place],
     *,
     grace: float = GRACE,
     started: Callable[[Listening], object] | None = None,

@@ -3,12 +3,29 @@
 import contextlib
 import os
 import socket
+import stat
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 from qpsmtpd.session.connection import Peer, plain_address
+from qpsmtpd.session.role import MX, Role
 
-__all__ = ["BACKLOG", "GRACE", "LINGER", "RECEIVE_SIZE", "Address", "bind", "bound_address", "no_delay", "peer_of"]
+__all__ = [
+    "BACKLOG",
+    "GRACE",
+    "LINGER",
+    "RECEIVE_SIZE",
+    "Address",
+    "Bound",
+    "Listener",
+    "Place",
+    "bind",
+    "bound_address",
+    "no_delay",
+    "peer_of",
+]
 
 
 class Connected(Protocol):
@@ -28,7 +45,31 @@ class Connected(Protocol):
 
 
 Address = tuple[str, int]
-"""Host and port; an empty host is every address of this machine, port 0 is chosen by the system."""
+"""Host and port; an empty host is every address of this machine, port 0 is chosen by the system.
+A Unix socket has its path, and port 0.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Where to listen, and what for."""
+
+    place: Address | Path | socket.socket
+    """An address, the path of a Unix socket, or a socket that listens already."""
+
+    role: Role = MX
+
+
+Place = Listener | Address | Path | socket.socket
+"""Where to listen; without a role, for mail from other servers (`MX`)."""
+
+
+class Bound(NamedTuple):
+    """A socket that listens, and what for."""
+
+    socket: socket.socket
+    role: Role
+
 
 RECEIVE_SIZE = 65_536
 """Octets read at once. More costs a memory mapping a read in some allocators."""
@@ -40,31 +81,65 @@ LINGER = 2.0
 """Seconds that a client has to read the last reply of a server that hangs up on it."""
 
 
-def bind(addresses: Iterable[Address | socket.socket]) -> list[socket.socket]:
+def bind(places: Iterable[Place]) -> list[Bound]:
     """Open listening sockets; sockets that listen already are passed through.
 
     Raises OSError, with the address in its text, after closing those that were opened.
     """
-    opened: list[socket.socket] = []
+    opened: list[Bound] = []
     with contextlib.ExitStack() as on_error:
-        for address in addresses:
-            if isinstance(address, socket.socket):
-                opened.append(address)
-                continue
-            host, port = address
-            try:
-                found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-                for family, _, _, _, where in found:
-                    listener = socket.create_server(where, family=family, backlog=BACKLOG)
-                    on_error.callback(listener.close)
-                    opened.append(listener)
-            except OSError as error:
-                why = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
-                raise OSError(error.errno, f"cannot listen on {host}:{port}: {why}") from error
+        for place in places:
+            listener = place if isinstance(place, Listener) else Listener(place)
+            for found in _open(listener.place):
+                if found is not listener.place:
+                    on_error.callback(found.close)
+                opened.append(Bound(found, listener.role))
         on_error.pop_all()
-    for listener in opened:
-        listener.setblocking(False)
+    for bound in opened:
+        bound.socket.setblocking(False)
     return opened
+
+
+def _open(place: Address | Path | socket.socket) -> list[socket.socket]:
+    if isinstance(place, socket.socket):
+        return [place]
+    shown = str(place) if isinstance(place, Path) else f"{place[0]}:{place[1]}"
+    with contextlib.ExitStack() as on_error:
+        opened: list[socket.socket] = []
+        try:
+            if isinstance(place, Path):
+                return [_open_unix(place)]
+            host, port = place
+            for family, _, _, _, where in socket.getaddrinfo(
+                host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            ):
+                opened.append(socket.create_server(where, family=family, backlog=BACKLOG))
+                on_error.callback(opened[-1].close)
+        except OSError as error:
+            why = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+            raise OSError(error.errno, f"cannot listen on {shown}: {why}") from error
+        on_error.pop_all()
+    return opened
+
+
+def _open_unix(path: Path) -> socket.socket:
+    """Listen on a Unix socket; one that an earlier server has left behind is replaced."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISSOCK(path.lstat().st_mode) and not _answers(path):
+                path.unlink()
+        listener.bind(str(path))
+        listener.listen(BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        return client.connect_ex(str(path)) == 0
 
 
 def bound_address(listener: Connected) -> Address:
@@ -79,7 +154,13 @@ def no_delay(connection: Connected) -> None:
 
 
 def peer_of(connection: Connected) -> Peer:
-    """Both ends of a connection. A client that has gone already has no address."""
+    """Both ends of a connection. A client that has gone already has no address.
+
+    Who connects by a Unix socket is a process of this machine, and counts as such.
+    """
+    with contextlib.suppress(OSError):
+        if isinstance(connection.getsockname(), str | bytes):
+            return Peer("127.0.0.1", 0, "127.0.0.1", 0, "localhost")
     return Peer(*_end(connection.getpeername), *_end(connection.getsockname))
 
 

@@ -19,9 +19,10 @@ from qpsmtpd.session.effects import (
     Pause,
     Receive,
 )
+from qpsmtpd.session.role import Role
 from qpsmtpd.session.session import Session
 from qpsmtpd.site import Site
-from qpsmtpd.transports.sockets import GRACE, LINGER, RECEIVE_SIZE, Address, bind, bound_address, no_delay, peer_of
+from qpsmtpd.transports.sockets import GRACE, LINGER, RECEIVE_SIZE, Bound, Place, bind, bound_address, no_delay, peer_of
 
 __all__ = ["Listening", "listen", "serve"]
 
@@ -29,10 +30,10 @@ __all__ = ["Listening", "listen", "serve"]
 class Listening:
     """A running server."""
 
-    def __init__(self, site: Site, sockets: Iterable[socket.socket]) -> None:
+    def __init__(self, site: Site, sockets: Iterable[Bound]) -> None:
         self._site = site
-        self._sockets = [trio.socket.from_stdlib_socket(listener) for listener in sockets]
-        self.addresses = [bound_address(listener) for listener in self._sockets]
+        self._sockets = [(trio.socket.from_stdlib_socket(listener), role) for listener, role in sockets]
+        self.addresses = [bound_address(listener) for listener, _ in self._sockets]
         """Where it listens."""
         self._accepting = trio.CancelScope()
         self._serving = trio.CancelScope()
@@ -45,8 +46,8 @@ class Listening:
             async with trio.open_nursery() as sessions:
                 with self._accepting:
                     async with trio.open_nursery() as listeners:
-                        for listener in self._sockets:
-                            listeners.start_soon(self._accept, listener, sessions)
+                        for listener, role in self._sockets:
+                            listeners.start_soon(self._accept, listener, role, sessions)
 
     async def stop(self, grace: float = GRACE) -> None:
         """Accept no more; let sessions finish for `grace` seconds, then tell them 421."""
@@ -60,7 +61,7 @@ class Listening:
                 link.shut_down()
         self._serving.cancel()
 
-    async def _accept(self, listener: trio.socket.SocketType, sessions: trio.Nursery) -> None:
+    async def _accept(self, listener: trio.socket.SocketType, role: Role, sessions: trio.Nursery) -> None:
         with listener:
             while True:
                 try:
@@ -69,11 +70,11 @@ class Listening:
                     self._site.log_failure("", "", f"accepting a connection ({error.strerror})")
                     await trio.sleep(0.1)
                     continue
-                sessions.start_soon(self._serve, connection)
+                sessions.start_soon(self._serve, connection, role)
 
-    async def _serve(self, connection: trio.socket.SocketType) -> None:
+    async def _serve(self, connection: trio.socket.SocketType, role: Role) -> None:
         with connection:
-            link = _Link(self._site, connection)
+            link = _Link(self._site, connection, role)
             self._links.add(link)
             try:
                 await link.drive()
@@ -88,10 +89,10 @@ class Listening:
 class _Link:
     """One connection: the session's effects performed by trio."""
 
-    def __init__(self, site: Site, connection: trio.socket.SocketType) -> None:
+    def __init__(self, site: Site, connection: trio.socket.SocketType, role: Role) -> None:
         no_delay(connection)
         self._socket = connection
-        self._session = Session(site, peer_of(connection))
+        self._session = Session(site, peer_of(connection), role)
         self._scope: trio.CancelScope | None = None
         self._stopping = False
 
@@ -171,9 +172,7 @@ class _Link:
 
 
 @contextlib.asynccontextmanager
-async def listen(
-    site: Site, addresses: Iterable[Address | socket.socket], *, grace: float = GRACE
-) -> AsyncGenerator[Listening, None]:
+async def listen(site: Site, addresses: Iterable[Place], *, grace: float = GRACE) -> AsyncGenerator[Listening, None]:
     """Serve while the block runs; at its end stop, as `Listening.stop` does. Raises OSError."""
     listening = Listening(site, bind(addresses))
     async with trio.open_nursery() as nursery:
@@ -187,7 +186,7 @@ async def listen(
 
 async def serve(
     site: Site,
-    addresses: Iterable[Address | socket.socket],
+    addresses: Iterable[Place],
     *,
     grace: float = GRACE,
     started: Callable[[Listening], object] | None = None,

@@ -1,0 +1,55 @@
+"""STARTTLS, and the certificates for it.
+
+    tls [CERTIFICATE KEY [CA]]
+
+CERTIFICATE (with its chain) and KEY are files in PEM, relative to the directory above `config`; without
+them `ssl/qpsmtpd-server.crt` and `ssl/qpsmtpd-server.key` there. Clients that show a certificate of the
+authorities in CA are known by it, see `connection.security`; by default `ssl/qpsmtpd-ca.crt`, if it is there.
+
+`config/tls_certificates` may name more certificates, `CERTIFICATE KEY` a line; the client's SNI chooses
+among them. `config/tls_ciphers` limits the cipher suites of TLS 1.2, in the words of `openssl ciphers`.
+Files are read again when they change; running sessions keep what they have.
+
+The command line does the same: `qpsmtpd run --tls-cert FILE --tls-key FILE`; where both are given, the
+command line counts.
+
+TLS itself is done by the session: after a handshake that fails the connection is closed. AUTH is offered
+under TLS alone, unless `config/tls_before_auth` says `0`.
+"""
+
+from functools import partial
+from pathlib import Path
+
+from qpsmtpd import Plugin
+from qpsmtpd.config import ConfigError
+from qpsmtpd.logs import LOGERROR
+from qpsmtpd.session.tls import ServerTls
+from qpsmtpd.site import Site
+
+_DEFAULT_CA = "ssl/qpsmtpd-ca.crt"
+
+
+class Tls(Plugin):
+    """Holds the certificates for STARTTLS."""
+
+    def register(
+        self, qp: Site, certificate: str = "ssl/qpsmtpd-server.crt", key: str = "ssl/qpsmtpd-server.key", ca: str = ""
+    ) -> None:
+        if qp.tls is not None:  # by the command line
+            return
+        directory = qp.settings.directory
+        base = directory.parent if directory is not None else Path()
+        pairs = [(base / certificate, base / key)]
+        for line in qp.settings.lines("tls_certificates"):
+            words = line.text.split()
+            if len(words) != 2:
+                raise ConfigError(f"{line.where}: a line has two words, CERTIFICATE KEY, but this is {line.text!r}")
+            pairs.append((base / words[0], base / words[1]))
+        authorities = base / ca if ca else base / _DEFAULT_CA
+        qp.tls = ServerTls(
+            *pairs,
+            ca=authorities if ca or authorities.exists() else None,
+            ciphers=qp.value("tls_ciphers"),
+            clock=qp.clock,
+            on_error=partial(qp.log, LOGERROR),
+        )

@@ -1,0 +1,291 @@
+"""How a server converses: lines in, questions asked, replies out. It knows no command.
+
+The conversation is a generator. It yields an event and is resumed when the driver asks for
+the next one: with the answer, if it was a hook. Here are the plain methods that a driver
+calls, and the steps that all commands share; `server` has a script for each command.
+"""
+
+from collections.abc import Generator, Iterable
+
+from qpsmtpd.protocol import hooks
+from qpsmtpd.protocol.errors import LocalProtocolError
+from qpsmtpd.protocol.events import CLOSED, DRAIN, NEED_DATA, Event, StartTls
+from qpsmtpd.protocol.hooks import Hook
+from qpsmtpd.protocol.limits import Limits
+from qpsmtpd.protocol.replies import Reply, encode_reply
+from qpsmtpd.protocol.returncodes import DECLINED, ReturnCode
+from qpsmtpd.protocol.security import Security
+from qpsmtpd.protocol.state import State
+from qpsmtpd.protocol.verdicts import FAILED, VERDICTS, Answer, Verdict
+
+__all__ = ["NOTHING", "Conversation", "Result", "Script"]
+
+Result = tuple[Answer, tuple[str, ...]]
+"""The answer to a hook, with its texts."""
+
+NOTHING: Result = (DECLINED, ())
+"""What is sent into the conversation behind an event that asks nothing."""
+
+Script = Generator[Event, Result, None]
+"""What a server does at a command."""
+
+_TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many errors")
+
+
+class Conversation:
+    """One session, seen from the server, without I/O, and without the commands.
+
+    Feed it with `receive_data`, take what it asks from `next_event`, answer hooks, and send
+    what `data_to_send` gives. What a peer does wrong becomes a reply; only misuse by the
+    driver raises `LocalProtocolError`.
+    """
+
+    def __init__(
+        self, hooks: Iterable[str], hostname: str, greeting: str | None, limits: Limits | None, *, enhanced: bool
+    ) -> None:
+        self._wanted = frozenset(hooks)
+        if unknown := self._wanted - VERDICTS.keys():
+            raise ValueError(f"no such hook: {', '.join(sorted(unknown))}")
+        self._hostname = hostname
+        self._greeting = greeting or f"{hostname} ESMTP qpsmtpd"
+        self._limits = limits or Limits()
+        self._enhanced = enhanced
+
+        self._input: bytearray = bytearray()
+        self._output: bytearray = bytearray()
+        self._eof = False
+        self._closing = False
+        self._quitting = False
+        self._pending: Hook | None = None
+        self._answer = NOTHING
+        self._own_reply: Reply | None = None
+        self._goodbye: Reply | None = None
+        self._searched = 0  # octets at the start of the input known to hold no LF
+        self._shaking_hands = False  # the driver is busy with a TLS handshake
+        self.in_content = False
+        """Whether message content is being received, which may take longer than a command."""
+        self.security: Security | None = None
+        """What the driver has said about the encryption of the connection."""
+
+        self._state = State.START
+        self._errors = 0
+        self._utf8 = False  # whether replies may hold more than ASCII
+
+        self._conversation = self._converse()
+        next(self._conversation)
+
+    # The driver's side
+
+    def receive_data(self, data: bytes | bytearray | memoryview) -> None:
+        """Take bytes from the peer; empty bytes say that it has closed its side.
+
+        Call this when `next_event` has given `NEED_DATA`; what is given at once is the bound
+        of the input buffer. Raises LocalProtocolError for data after the end, and between
+        `StartTls` and `secure`.
+        """
+        if not data:
+            self._eof, self._shaking_hands = True, False
+        elif self._eof:
+            raise LocalProtocolError("data after the end of file")
+        elif self._shaking_hands:
+            raise LocalProtocolError("data in clear during the TLS handshake")
+        elif not self._closing:
+            self._input += data
+
+    def next_event(self) -> Event:
+        """Go on with the conversation up to the next event.
+
+        Raises LocalProtocolError while a hook waits for its answer, or TLS for its handshake.
+        """
+        self._check_idle()
+        answer, self._answer = self._answer, NOTHING
+        try:
+            event = self._conversation.send(answer) if self._goodbye is None else self._conversation.throw(_HangUp())
+        except StopIteration:
+            return CLOSED
+        if isinstance(event, Hook):
+            self._pending, self._own_reply = event, None
+        elif isinstance(event, StartTls):
+            self._shaking_hands = True
+        return event
+
+    def answer(self, code: ReturnCode, *texts: str) -> None:
+        """Answer the hook that was asked, with text for the client where the verdict shows it.
+
+        Raises LocalProtocolError if no hook was asked, and TypeError for what is no answer.
+        """
+        if not isinstance(code, ReturnCode):  # pyright: ignore[reportUnnecessaryIsInstance] - plugins are not typed
+            raise TypeError(f"not a return code: {code!r}")
+        if self._pending is None:
+            raise LocalProtocolError("no hook was asked")
+        self._pending = None
+        self._answer = code, texts
+
+    def fail(self) -> None:
+        """Say that the hook that was asked could not be answered; the client is told 451.
+
+        Raises LocalProtocolError if no hook was asked.
+        """
+        if self._pending is None:
+            raise LocalProtocolError("no hook was asked")
+        self._pending = None
+        self._answer = FAILED, ()
+
+    def respond(self, code: int, *lines: str) -> None:
+        """Prepare the plugin's own reply to the pending hook; it is sent if the answer is DONE.
+
+        A command has one reply: of several, the last is sent. Raises LocalProtocolError if no
+        hook was asked, and ValueError for an impossible code.
+        """
+        if self._pending is None:
+            raise LocalProtocolError("no hook was asked")
+        if not 200 <= code <= 599:
+            raise ValueError(f"not a reply code: {code}")
+        self._own_reply = Reply(code, None, "\n".join(lines))
+
+    def secure(self, security: Security) -> None:
+        """Say that the connection is encrypted: in answer to `StartTls`, or before the first event.
+
+        Raises LocalProtocolError at any other time.
+        """
+        if not self._shaking_hands and (self._output or self._input or self._state is not State.START):
+            raise LocalProtocolError("TLS begins before the session, or in answer to StartTls")
+        self.security, self._shaking_hands = security, False
+
+    def hang_up(self, reply: Reply) -> None:
+        """End the session with this reply: a timeout, a shutdown. `next_event` leads to CLOSED.
+
+        Raises LocalProtocolError while a hook waits for its answer, or TLS for its handshake.
+        """
+        self._check_idle()
+        if not self._closing:
+            self._goodbye, self._own_reply = reply, None
+
+    def data_to_send(self) -> bytes:
+        """The replies that wait to be sent; they are then forgotten here."""
+        data = bytes(self._output)
+        self._output.clear()
+        return data
+
+    @property
+    def peer_has_finished(self) -> bool:
+        """Whether the peer has said QUIT or closed its side: it sends nothing more."""
+        return self._eof or self._quitting
+
+    def _check_idle(self) -> None:
+        if self._pending is not None:
+            raise LocalProtocolError(f"the {self._pending.name} hook waits for its answer")
+        if self._shaking_hands:
+            raise LocalProtocolError("the TLS handshake is not over; call secure() or receive_data(b'')")
+
+    # The conversation
+
+    def _converse(self) -> Script:
+        limits, output = self._limits, self._output
+        try:
+            yield NEED_DATA  # taken by __init__, so that `hang_up` can reach the conversation
+            yield from self._ask(hooks.Connect, subject=self._greeting)
+            while not self._closing:
+                line = self._line(limits.command_line)
+                if line is None:
+                    if self._eof:
+                        self._closing = True
+                        yield from self._forget_transaction()
+                        yield from self._ask(hooks.Disconnect)
+                        return
+                    yield NEED_DATA
+                    continue
+                script = self._script(line)
+                if script is not None:
+                    yield from script
+                if len(output) > limits.output:
+                    yield DRAIN
+                if self._errors > limits.errors and not self._closing:
+                    self._say(_TOO_MANY_ERRORS)
+                    yield from self._disconnect()
+        except _HangUp:
+            reply, self._goodbye = self._goodbye, None
+            assert reply is not None
+            self._say(reply)
+            yield from self._disconnect()
+
+    def _script(self, line: bytearray) -> Script | None:
+        """The script for a line, or None if the line has been refused."""
+        raise NotImplementedError
+
+    def _line(self, limit: int) -> bytearray | None:
+        """The next line, without its LF; None if it has not come whole."""
+        buffer = self._input
+        end = buffer.find(b"\n", self._searched)
+        if end < 0:
+            if len(buffer) > limit:  # an overlong line is remembered by its length alone
+                del buffer[limit:]
+            self._searched = len(buffer)
+            return None
+        line = buffer[:end]
+        del buffer[: end + 1]
+        self._searched = 0
+        return line
+
+    # Steps the scripts share
+
+    def _ask(self, hook: type[Hook], *arguments: object, subject: str = "") -> Generator[Event, Result, Verdict]:
+        """Ask a hook if the driver wants it, and carry out what its answer means."""
+        result = (yield hook(*arguments)) if hook.name in self._wanted else NOTHING
+        verdict = self._judge(hook.name, result, subject)
+        if verdict.close or verdict.reset:
+            yield from self._end(verdict)
+        return verdict
+
+    def _judge(self, hook: str, result: Result, subject: str = "") -> Verdict:
+        """What an answer means; the reply is said, the rest is for the caller to carry out."""
+        answer, texts = result
+        verdict = VERDICTS[hook][answer]
+        reply, own = verdict.reply, self._own_reply
+        if own is not None and verdict.own_reply:
+            self._say(own)
+        elif reply is not None:
+            if texts and verdict.plugin_text:
+                text = "\n".join(texts)
+            else:
+                text = reply.text.replace("%s", subject) if subject else reply.text
+            self._output += encode_reply(reply.code, reply.enhanced, text, self._enhanced, self._utf8)
+        return verdict
+
+    def _end(self, verdict: Verdict) -> Script:
+        if verdict.close:
+            yield from self._disconnect()
+        else:
+            yield from self._forget_transaction()
+
+    def _forget_transaction(self) -> Script:
+        yield from self._ask(hooks.ResetTransaction)
+        if self._state is not State.START:
+            self._state = State.IDLE
+        self._utf8 = False
+
+    def _disconnect(self) -> Script:
+        self._closing = True
+        self._input.clear()
+        yield from self._ask(hooks.Disconnect)
+        yield from self._forget_transaction()
+
+    def _drop_input(self) -> None:
+        self._input.clear()
+        self._searched = 0
+
+    def _refuse(self, reply: Reply) -> None:
+        if self._count_error():
+            self._say(reply)
+
+    def _count_error(self) -> bool:
+        """Count a refused command; false if it is one too many, which is answered 421 instead."""
+        self._errors += 1
+        return self._errors <= self._limits.errors
+
+    def _say(self, reply: Reply) -> None:
+        self._output += encode_reply(reply.code, reply.enhanced, reply.text, self._enhanced, self._utf8)
+
+
+class _HangUp(Exception):  # noqa: N818 - no error
+    """Thrown into the conversation by `Server.hang_up`."""

@@ -1,0 +1,187 @@
+"""A hook and its plugins: the chain is run, its answer understood, its faults caught.
+
+Plugins are called in one place only (`_ask`), so that their faults are caught in one place
+only; the other code of plugins that runs here, the parsers that parse hooks have given, has
+`_parse`. `session` says which hook is asked when.
+"""
+
+import contextvars
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import cast
+
+from qpsmtpd.logs import LOGDEBUG
+from qpsmtpd.protocol import (
+    DECLINED,
+    DENY,
+    DONE,
+    FAILED,
+    REFUSALS,
+    VERDICTS,
+    Answer,
+    Hook,
+    ReturnCode,
+    ScramVerifier,
+    Server,
+    hooks,
+)
+from qpsmtpd.session.connection import Connection
+from qpsmtpd.session.effects import Await, CallBlocking, Effect, Effects, Pause
+from qpsmtpd.session.transaction import Transaction
+from qpsmtpd.site import Entry, Kind, Settings, Site, current_session, no_result
+
+__all__ = ["NO_OPINION", "Asking", "Chains", "Texts"]
+
+Texts = tuple[str, ...]
+
+Asking = Generator[Effect, object, tuple[Answer, Texts]]
+"""A hook that is being asked; in the end its answer, with texts."""
+
+NO_OPINION: tuple[Answer, Texts] = (DECLINED, ())
+
+_NOBODY_LEFT = "5.5.1 No recipient is left"
+
+_WATCHERS = frozenset({"ok", "deny"})
+_QUEUEING = frozenset({"queue_pre", "queue"})
+_PARSE_HOOKS = frozenset(name for name, hook in hooks.HOOKS.items() if issubclass(hook, hooks.ParseHook))
+_SECRET = hooks.AuthScramSha256.name  # its text is nobody's business
+_KEPT: Mapping[ReturnCode, object] = {code: MappingProxyType({"return": code}) for code in ReturnCode}
+
+
+class Chains:
+    """What runs the hooks of one session."""
+
+    connection: Connection
+    """What is known about the connection."""
+
+    transaction: Transaction
+    """The mail transaction; there is always one, with a sender after MAIL."""
+
+    _server: Server
+
+    def __init__(self, site: Site, settings: Settings) -> None:
+        self.hook_name = ""
+        """The hook that runs now."""
+        self._site = site
+        self._settings = settings
+        self._chains = site.chains
+        self._watched = not _WATCHERS.isdisjoint(site.chains)
+        self._early = b""  # what came while a hook was pausing
+        self._parser: tuple[Entry, Callable[..., object]] | None = None  # what the last parse hook has given
+
+    def _ask(self, hook: Hook) -> Asking:
+        """Run the chain of a hook: the first answer that is not DECLINED ends it.
+
+        Here, and only here, plugins are called. Whatever one does wrong is logged and becomes
+        FAILED, which ends the chain too where a client waits for the reply.
+        """
+        name = hook.name
+        arguments = (self.transaction, *hook.arguments)
+        results = (self.transaction if hook.of_transaction else self.connection).notes
+        answer: ReturnCode = DECLINED
+        texts: Texts = ()
+        queueing = name in _QUEUEING
+        for entry in self._chains.get(name, ()):
+            if queueing and not self.transaction.recipients:
+                self._server.respond(554, _NOBODY_LEFT)
+                return DONE, ()
+            self.hook_name = name
+            current_session.set(self)
+            try:
+                if entry.kind is Kind.PLAIN:
+                    result = entry.method(*arguments[: entry.arguments])
+                else:
+                    result = yield from self._wait_for(entry, arguments[: entry.arguments])
+                if isinstance(result, ReturnCode):
+                    answer, texts = result, ()
+                elif result is None:
+                    texts = ()
+                    self._site.log(LOGDEBUG, "returned None, which counts as DECLINED", hook=name, plugin=entry.name)
+                    continue
+                else:
+                    answer, texts = self._understood(name, entry, result)
+                    if name == _SECRET and texts:
+                        ScramVerifier.parse(texts[0])
+            except Exception:  # noqa: BLE001 - a plugin may raise anything
+                current_session.set(self)
+                self._site.log_failure(name, entry.name, "the hook")
+                if VERDICTS[name][FAILED].reply is None:
+                    continue
+                return FAILED, ()
+            kept = results.setdefault(entry.name, {})
+            if isinstance(kept, dict):  # else the plugin has a note of its own under this name
+                kept[entry.note] = _KEPT[answer]
+            if self._watched and name not in _WATCHERS:
+                first = texts[0] if texts and name != _SECRET else ""
+                watcher = hooks.Deny if answer in REFUSALS else hooks.Ok
+                yield from self._ask(watcher(entry.name, answer, first))
+            if answer is not DECLINED:
+                return answer, texts
+        return DECLINED, texts
+
+    def _parse(self, hook: hooks.ParseHook) -> Asking:
+        """Run the chain of a parse hook, then the parser that it has given.
+
+        The code of the hook itself means nothing: without a parser the built-in one is used.
+        """
+        answer, _ = yield from self._ask(hook)
+        given = self._take_parser()
+        if answer is FAILED or given is None:
+            return (FAILED, ()) if answer is FAILED else NO_OPINION
+        entry, parser = given
+        try:
+            code, texts = self._understood(hook.name, entry, parser(hook.command, hook.argument))
+        except Exception:  # noqa: BLE001 - it is a plugin's
+            self._site.log_failure(hook.name, entry.name, "the parser")
+            return FAILED, ()
+        return (DENY if code is DECLINED else code), texts
+
+    def _take_parser(self) -> tuple[Entry, Callable[..., object]] | None:
+        parser, self._parser = self._parser, None
+        return parser
+
+    def _wait_for(self, entry: Entry, arguments: tuple[object, ...]) -> Generator[Effect, object, object]:
+        """Run a hook method that the transport has a part in."""
+        call, seconds = entry.method, self._settings.hook_timeout
+        if entry.kind is Kind.ASYNC:
+            return (yield Await(cast("Awaitable[object]", call(*arguments)), seconds))
+        if entry.kind is Kind.BLOCKING:
+            context = contextvars.copy_context()
+            return (yield CallBlocking(partial(context.run, call, *arguments), seconds))
+        return (yield from self._perform(cast("Effects", call(*arguments))))
+
+    def _perform(self, effects: Effects) -> Generator[Effect, object, object]:
+        """Run a hook that asks for effects itself; keep the bytes that end its pauses."""
+        step: Callable[..., Effect] = effects.send
+        outcome: object = None
+        while True:
+            try:
+                effect = step(outcome)
+            except StopIteration as stop:
+                return stop.value
+            try:
+                outcome, step = (yield effect), effects.send
+            except Exception as error:  # noqa: BLE001 - it is the plugin's to handle
+                outcome, step = error, effects.throw
+            current_session.set(self)
+            if isinstance(effect, Pause) and isinstance(outcome, bytes):
+                self._early += outcome
+
+    def _understood(self, hook: str, entry: Entry, result: object) -> tuple[ReturnCode, Texts]:
+        """A hook's result as code and texts. Raises TypeError for what is none."""
+        if result is None or isinstance(result, ReturnCode):
+            return result or DECLINED, ()
+        if isinstance(result, tuple) and result:
+            code, *given = cast("tuple[object, ...]", result)
+            if given and callable(given[0]) and hook in _PARSE_HOOKS:
+                self._parser = entry, given[0]
+                del given[0]
+            texts = tuple(text for text in given if isinstance(text, str))
+            if isinstance(code, ReturnCode) and len(texts) == len(given) - given.count(None):
+                return code, texts
+        raise no_result(f"{result!r}")
+
+    def respond(self, code: int, *lines: str) -> None:
+        """Prepare the plugin's own reply to the command; it is sent if the plugin returns DONE."""
+        self._server.respond(code, *lines)
