@@ -13,10 +13,12 @@ import trio
 import uvloop
 from hypothesis import settings
 
+from qpsmtpd.session.role import MX
 from qpsmtpd.site import current_session
 from qpsmtpd.transports import blocking
 from qpsmtpd.transports.anyio import listen as listen_anyio
 from qpsmtpd.transports.asyncio import listen as listen_asyncio
+from qpsmtpd.transports.sockets import Listener
 from qpsmtpd.transports.trio import listen as listen_trio
 
 settings.register_profile("qpsmtpd", deadline=None, derandomize=os.environ.get("CI") == "true")
@@ -34,9 +36,9 @@ def _outside_of_sessions():
     current_session.reset(token)
 
 
-def _asyncio(site, ready, stop, grace, loop=None):
+def _asyncio(site, places, ready, stop, grace, loop=None):
     async def main():
-        async with listen_asyncio(site, [("127.0.0.1", 0)], grace=grace) as server:
+        async with listen_asyncio(site, places, grace=grace) as server:
             ready(server.addresses[0])
             while not stop.is_set():
                 await asyncio.sleep(0.01)
@@ -45,9 +47,9 @@ def _asyncio(site, ready, stop, grace, loop=None):
         runner.run(main())
 
 
-def _trio(site, ready, stop, grace):
+def _trio(site, places, ready, stop, grace):
     async def main():
-        async with listen_trio(site, [("127.0.0.1", 0)], grace=grace) as server:
+        async with listen_trio(site, places, grace=grace) as server:
             ready(server.addresses[0])
             while not stop.is_set():
                 await trio.sleep(0.01)
@@ -55,9 +57,9 @@ def _trio(site, ready, stop, grace):
     trio.run(main)
 
 
-def _anyio(site, ready, stop, grace, backend="asyncio"):
+def _anyio(site, places, ready, stop, grace, backend="asyncio"):
     async def main():
-        async with listen_anyio(site, [("127.0.0.1", 0)], grace=grace) as server:
+        async with listen_anyio(site, places, grace=grace) as server:
             ready(server.addresses[0])
             while not stop.is_set():
                 await anyio.sleep(0.01)
@@ -65,8 +67,8 @@ def _anyio(site, ready, stop, grace, backend="asyncio"):
     anyio.run(main, backend=backend)
 
 
-def _blocking(site, ready, stop, grace):
-    with blocking.listen(site, [("127.0.0.1", 0)], grace=grace) as server:
+def _blocking(site, places, ready, stop, grace):
+    with blocking.listen(site, places, grace=grace) as server:
         ready(server.addresses[0])
         stop.wait()
 
@@ -82,7 +84,7 @@ DRIVERS = {
 
 
 @contextlib.contextmanager
-def _running(driver, site, grace=GRACE):
+def _running(driver, site, grace=GRACE, *, role=MX, place=("127.0.0.1", 0)):
     """A server on a driver, in a thread; gives its address."""
     found, started, stop = [], threading.Event(), threading.Event()
 
@@ -92,7 +94,7 @@ def _running(driver, site, grace=GRACE):
 
     def run():
         try:
-            DRIVERS[driver](site, ready, stop, grace)
+            DRIVERS[driver](site, [Listener(place, role)], ready, stop, grace)
         except BaseException as error:
             found.append(error)
             raise

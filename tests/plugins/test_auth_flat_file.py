@@ -302,3 +302,15 @@ def test_a_mechanism_that_there_is_not_is_an_error(kit, words, message):
     with pytest.raises(ConfigError) as caught:
         kit(f"auth/auth_flat_file {words}")
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("mechanism", [*CLEAR, "SCRAM-SHA-256"])
+@pytest.mark.parametrize("stored", ["st0red", SCRYPT, str(ScramVerifier.of_password("st0red", b"salt"))])
+def test_neither_what_is_sent_nor_what_is_stored_is_in_the_log(kit, mechanism, stored):
+    stage = kit(ALL, config={"flat_auth_pw": (f"user@example.org:{stored}", "user@example.org:s3cret")})
+    for user in ("user@example.org", "nobody@example.org"):
+        for password in ("s3cret", "st0red"):
+            authenticate(stage.connect(), mechanism, user, password)
+    assert len(stage.log) >= 4
+    for secret in ("s3cret", "st0red", stored, stored.rpartition("$")[2]):
+        assert not stage.logged(secret)

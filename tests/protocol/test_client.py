@@ -33,10 +33,10 @@ from qpsmtpd.protocol import (
     hooks,
     parse_path,
 )
-from qpsmtpd.protocol.client import (
+from qpsmtpd.protocol.client import Client
+from qpsmtpd.protocol.outgoing import (
     TIMEOUTS,
     Breakdown,
-    Client,
     ClientLimits,
     Message,
     Ready,

@@ -12,7 +12,7 @@ import qpsmtpd.protocol
 
 FOLDER = Path(qpsmtpd.protocol.__file__).parent
 PURE = {
-    *("collections.abc", "dataclasses", "enum", "ipaddress", "re", "types", "typing"),
+    *("collections.abc", "dataclasses", "enum", "functools", "ipaddress", "re", "types", "typing"),
     *("base64", "binascii", "hashlib", "hmac", "json", "stringprep", "unicodedata"),
 }
 POISONED = (

@@ -156,7 +156,7 @@ def test_no_row_can_be_changed_without_its_line_in_the_text(name, answer):
 def test_no_row_can_be_changed_without_the_server_showing_it(monkeypatch, name, answer):
     true = observed(name, answer)
     for change, table in broken(name, answer):
-        for module in ("conversation", "server"):
+        for module in ("authentication", "conversation", "server"):
             monkeypatch.setattr(f"qpsmtpd.protocol.{module}.VERDICTS", table)
         holds(change, lambda: check_live(name, answer), unseen=reasons(change, name, answer))
         assert (observed(name, answer) == true) == bool(reasons(change, name, answer)), change

@@ -6,12 +6,25 @@ is `NEED_DATA`, answers the hooks among them, and sends what `Server.data_to_sen
 
 from qpsmtpd.protocol import hooks
 from qpsmtpd.protocol.addresses import NULL_PATH, Mailbox, parse_path
+from qpsmtpd.protocol.client import Client, ClientEvent
 from qpsmtpd.protocol.commands import Command, Extension, Parameters
 from qpsmtpd.protocol.errors import LocalProtocolError, SyntaxProblem
 from qpsmtpd.protocol.events import CLOSED, DRAIN, NEED_DATA, Authentication, Content, Event, Signal, StartTls
 from qpsmtpd.protocol.framing import ChunkReader, ContentReader, LineEndings, Mark
 from qpsmtpd.protocol.hooks import Hook
 from qpsmtpd.protocol.limits import Limits
+from qpsmtpd.protocol.outgoing import (
+    TIMEOUTS,
+    Breakdown,
+    ClientLimits,
+    Message,
+    Ready,
+    Recipient,
+    Report,
+    Result,
+    Stage,
+    TlsUse,
+)
 from qpsmtpd.protocol.parameters import Dsn
 from qpsmtpd.protocol.proxy import ProxyHeader, read_proxy_header
 from qpsmtpd.protocol.replies import Reply, parse_reply
@@ -26,7 +39,7 @@ from qpsmtpd.protocol.returncodes import (
     REFUSALS,
     ReturnCode,
 )
-from qpsmtpd.protocol.sasl import ScramVerifier
+from qpsmtpd.protocol.sasl import Login, ScramVerifier
 from qpsmtpd.protocol.security import ClientCertificate, Security
 from qpsmtpd.protocol.server import DEFAULT_EXTENSIONS, Server
 from qpsmtpd.protocol.state import ORDER, State
@@ -49,11 +62,16 @@ __all__ = [
     "OK",
     "ORDER",
     "REFUSALS",
+    "TIMEOUTS",
     "VERDICTS",
     "Answer",
     "Authentication",
+    "Breakdown",
     "ChunkReader",
+    "Client",
     "ClientCertificate",
+    "ClientEvent",
+    "ClientLimits",
     "Command",
     "Content",
     "ContentReader",
@@ -65,19 +83,27 @@ __all__ = [
     "Limits",
     "LineEndings",
     "LocalProtocolError",
+    "Login",
     "Mailbox",
     "Mark",
+    "Message",
     "Parameters",
     "ProxyHeader",
+    "Ready",
+    "Recipient",
     "Reply",
+    "Report",
+    "Result",
     "ReturnCode",
     "ScramVerifier",
     "Security",
     "Server",
     "Signal",
+    "Stage",
     "StartTls",
     "State",
     "SyntaxProblem",
+    "TlsUse",
     "Verdict",
     "XClient",
     "hooks",

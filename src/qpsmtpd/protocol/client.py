@@ -30,219 +30,35 @@ Nothing in here knows sockets, time or randomness.
 
 import base64
 import binascii
-import enum
 import re
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeVar
 
 from qpsmtpd.protocol.addresses import Mailbox
-from qpsmtpd.protocol.commands import NO_PARAMETERS, Extension, Parameters
+from qpsmtpd.protocol.commands import Extension, Parameters
 from qpsmtpd.protocol.errors import LocalProtocolError
 from qpsmtpd.protocol.events import CLOSED, DRAIN, NEED_DATA, Signal, StartTls
 from qpsmtpd.protocol.framing import LineEndings
-from qpsmtpd.protocol.replies import Reply
+from qpsmtpd.protocol.outgoing import (
+    TIMEOUTS,
+    Breakdown,
+    ClientLimits,
+    Message,
+    Ready,
+    Recipient,
+    Report,
+    Result,
+    Stage,
+    TlsUse,
+)
+from qpsmtpd.protocol.replies import Reply, ReplyReader
 from qpsmtpd.protocol.sasl import CLIENT_MECHANISMS, Login, SaslError, choose
 from qpsmtpd.protocol.security import NO_BINDINGS, Security
+from qpsmtpd.protocol.stuffing import BareLineEnd, chain, cut, has_bare, stuffed, whole_lines, with_last
 
-__all__ = [
-    "TIMEOUTS",
-    "Breakdown",
-    "Client",
-    "ClientEvent",
-    "ClientLimits",
-    "Message",
-    "Ready",
-    "Recipient",
-    "Report",
-    "Result",
-    "Stage",
-    "TlsUse",
-]
-
-
-class TlsUse(enum.Enum):
-    """When to use STARTTLS. A connection that is encrypted from its start is told by `Client.secure`."""
-
-    OPPORTUNISTIC = "where the server offers it; in clear if it does not, or refuses"
-    REQUIRED = "always: there is no mail without it"
-    NEVER = "not at all"
-
-    __hash__ = object.__hash__
-
-
-class Stage(enum.Enum):
-    """What a session waits for, or waited for when something went wrong."""
-
-    GREETING = "the greeting"
-    HELLO = "the reply to EHLO, HELO or LHLO"
-    STARTTLS = "the reply to STARTTLS, then the handshake"
-    AUTH = "the end of the AUTH exchange"
-    IDLE = "the next message"
-    RSET = "the reply to RSET"
-    MAIL = "the reply to MAIL"
-    RCPT = "the reply to RCPT"
-    DATA = "the reply to DATA"
-    CONTENT = "the server to take a part of the content"
-    END = "the verdict on the whole content"
-    QUIT = "the reply to QUIT"
-
-    __hash__ = object.__hash__
-
-
-TIMEOUTS: Mapping[Stage, float] = MappingProxyType(
-    {
-        **dict.fromkeys(Stage, 300.0),
-        Stage.DATA: 120.0,
-        Stage.CONTENT: 180.0,
-        Stage.END: 600.0,
-        Stage.IDLE: 240.0,  # less than the five minutes that a server has to wait
-        Stage.QUIT: 30.0,  # nothing depends on it
-    }
-)
-"""How many seconds to wait (RFC 5321 section 4.5.3.2)."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClientLimits:
-    """Bounds of one session, in octets where nothing else is said."""
-
-    group: int = 64
-    """Commands sent before their replies are read, so that neither side can fill the other's buffers."""
-
-    group_size: int = 16_384
-    """Octets in such a group, if it is more than one command."""
-
-    piece: int = 65_536
-    """Content sent at once; also the size of a chunk of BDAT, and how far the header is looked at."""
-
-    chunks: int = 16
-    """Chunks sent before the reply to the first is read, where the server pipelines."""
-
-    reply_line: int = 16_384
-    """A line of a reply (RFC 5321 section 4.5.3.1.5 has 512, RFC 4954 section 4 asks for 12,288)."""
-
-    reply: int = 65_536
-    """A whole reply."""
-
-
-# What a driver gives and gets
-
-
-@dataclass(frozen=True, slots=True)
-class Recipient:
-    """A recipient with parameters of its RCPT command, such as NOTIFY and ORCPT (RFC 3461)."""
-
-    mailbox: Mailbox
-    parameters: Parameters = field(default_factory=lambda: NO_PARAMETERS)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Message:
-    """A message to send: one mail transaction. Raises ValueError for what could not be sent anywhere."""
-
-    sender: Mailbox
-
-    recipients: Sequence[Mailbox | Recipient]
-
-    content: bytes | Iterable[bytes] = field(repr=False)
-    """The content with CRLF line ends, not dot-stuffed; an iterable's pieces are cut anywhere.
-
-    It is taken while it is sent. What it raises comes out of `Client.next_event`, and ends
-    the session without further reports.
-    """
-
-    parameters: Parameters = field(default_factory=lambda: NO_PARAMETERS)
-    """Parameters for MAIL: those the message came with can be given as they are.
-
-    A parameter is sent if its extension is offered. If it is not, RET, ENVID, AUTH,
-    MT-PRIORITY and the like are left out, as they ask for no more than a service; REQUIRETLS,
-    BODY=BINARYMIME and BY=...;R are promises, and the message fails. SIZE is replaced by what
-    is known here; BODY tells what the content may hold. SMTPUTF8 is used where it is offered
-    and asked for, and needed where an address or the header is not ASCII.
-    """
-
-    size: int | None = None
-    """Octets of the content, if known; of a `bytes` object it is."""
-
-    def __post_init__(self) -> None:
-        if not self.recipients:
-            raise ValueError("a message without recipients")
-        for parameters in (self.parameters, *(_recipient(each).parameters for each in self.recipients)):
-            for keyword, value in parameters.items():
-                known = _KEYWORD.fullmatch(keyword) and keyword.islower()
-                if not known or (value is not None and not _VALUE.fullmatch(value)):
-                    raise ValueError(f"not a parameter: {keyword}={value}")
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What has become of a message for one recipient."""
-
-    recipient: Mailbox
-    reply: Reply
-    at: Stage
-    """What the session waited for when this was settled; `IDLE` if it broke down before this message's turn."""
-    local: bool = False
-    """Whether this side made up the reply, since there is none of the server that tells."""
-
-    @property
-    def delivered(self) -> bool:
-        """Whether the server has taken the message, and answers for it now."""
-        return self.at is Stage.END and not self.local and _is_positive(self.reply)
-
-    @property
-    def permanent(self) -> bool:
-        """Whether trying again is of no use.
-
-        Refusals of STARTTLS and AUTH are not permanent, since they say nothing of the message
-        and are mended by an administrator; nor are those of commands for earlier messages. Nor is 552 to RCPT, by which old servers say that
-        there are too many recipients (RFC 5321 section 4.5.3.1.10), unless its status code tells.
-        """
-        if self.at is Stage.RCPT and self.reply.code == _OLD_TOO_MANY_RECIPIENTS:
-            return self.reply.enhanced not in (None, "5.5.3")
-        return _is_permanent(self.reply) and self.at not in _NOT_OF_THE_MESSAGE
-
-    @property
-    def temporary(self) -> bool:
-        """Whether to try again later."""
-        return not self.delivered and not self.permanent
-
-    @property
-    def uncertain(self) -> bool:
-        """Whether the server may have taken the message: its verdict on the content never came.
-
-        It counts as temporary, since two copies are better than none (RFC 1047).
-        """
-        return self.local and self.at is Stage.END
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """A message is done with: a result for each of its recipients, in their order."""
-
-    message: Message
-    results: tuple[Result, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The session is set up and all messages are done with.
-
-    Call `send` or `quit`. To notice that the server closes the connection meanwhile, read
-    from it and call `receive_data`.
-    """
-
-
-@dataclass(frozen=True, slots=True)
-class Breakdown:
-    """The session ends before its time; reports on the messages that are left follow, then `CLOSED`."""
-
-    reply: Reply
-    at: Stage
-    local: bool = False
-    """Whether this side made up the reply, since there is none of the server that tells."""
+__all__ = ["Client", "ClientEvent"]
 
 
 ClientEvent = Report | Ready | Breakdown | StartTls | Signal
@@ -271,22 +87,17 @@ _NEEDS_DELIVERBY = Reply(554, "5.3.3", "Delivery by a deadline needs DELIVERBY, 
 _TOO_LARGE = Reply(552, "5.3.4", "Message larger than the server takes")
 _BARE_LINE_END = Reply(554, "5.6.0", "Message content holds a CR or LF that is not part of a CRLF")
 
-_OLD_TOO_MANY_RECIPIENTS = 552
 _SERVICE_ENDS = 421
 _REFUSALS = 400  # and above
 _BEFORE_MAIL = frozenset({Stage.GREETING, Stage.HELLO, Stage.STARTTLS, Stage.AUTH})
-_NOT_OF_THE_MESSAGE = frozenset({Stage.STARTTLS, Stage.AUTH, Stage.IDLE, Stage.RSET})
 _SCRAM_CHALLENGES = 2  # the second proves that the server knows the password
 _COMMAND_LINE = 512  # RFC 4954 section 4: a longer initial response waits for a challenge
 
-_WORD = re.compile(r"[^\x00-\x20\x7f]+")
 _KEYWORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9\-]*")
+_WORD = re.compile(r"[^\x00-\x20\x7f]+")
 _NUMBER = re.compile(r"[0-9]{1,20}")  # RFC 1870 section 4
-_VALUE = re.compile(r"[^= \x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 _LOCAL_PART = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*")
 _DOMAIN = re.compile(r"[^\x00-\x20\x7f-\x9f\ud800-\udfff<>@,\"\\]+")
-_REPLY_LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])(.*))?", re.DOTALL)
-_STATUS = re.compile(r"([245])\.\d{1,3}\.\d{1,3}(?: |$)", re.ASCII)
 
 _OWNERS: Mapping[str, Extension] = MappingProxyType(
     {
@@ -310,10 +121,6 @@ class _Broken(Exception):  # noqa: N818 - not always an error
     def __init__(self, reply: Reply, *, local: bool = False, polite: bool = False) -> None:
         super().__init__(reply)
         self.reply, self.local, self.polite = reply, local, polite
-
-
-class _BareLineEnd(Exception):  # noqa: N818 - a finding
-    """The content holds a bare CR or LF."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,7 +155,7 @@ class _Transaction:
         """Say what has become of the message for all who are open, or only for one."""
         for number in self.open if only is None else [only]:
             if self.results[number] is None:
-                mailbox = _recipient(self.message.recipients[number]).mailbox
+                mailbox = Recipient.of(self.message.recipients[number]).mailbox
                 self.results[number] = Result(mailbox, reply, at, local)
 
     def report(self) -> Report:
@@ -399,7 +206,7 @@ class Client:
         self._limits = limits or ClientLimits()
         self._timeouts = {**TIMEOUTS, **timeouts}
 
-        self._replies = _ReplyReader(self._limits)
+        self._replies = ReplyReader(self._limits.reply_line, self._limits.reply)
         self._output: list[bytes] = []
         self._waiting = 0  # octets in it
         self._eof = False
@@ -569,7 +376,7 @@ class Client:
         hostname = self._hostname.encode("ascii")
         self._command(b"LHLO " + hostname if self._lmtp else b"EHLO " + hostname)
         reply = yield from self._reply(Stage.HELLO)
-        if _is_permanent(reply) and not self._lmtp:
+        if reply.is_permanent and not self._lmtp:
             self._command(b"HELO " + hostname)  # RFC 5321 section 3.2
             _demand((yield from self._reply(Stage.HELLO)))
             return
@@ -589,7 +396,7 @@ class Client:
             return False
         self._command(b"STARTTLS")
         reply = yield from self._reply(Stage.STARTTLS)
-        if not _is_positive(reply):
+        if not reply.is_positive:
             if required:
                 _demand(reply)
             return False
@@ -646,7 +453,7 @@ class Client:
         transaction = _Transaction.of(message)
         utf8 = self._offers(Extension.SMTPUTF8)
         for number, each in enumerate(message.recipients):
-            mailbox = _recipient(each).mailbox
+            mailbox = Recipient.of(each).mailbox
             if not mailbox or not _can_be_sent(mailbox):
                 transaction.settle(_BAD_RECIPIENT, Stage.RCPT, local=True, only=number)
             elif not mailbox.is_ascii:
@@ -681,17 +488,17 @@ class Client:
     def _look_inside(self, transaction: _Transaction) -> Reply | None:
         """Look at the start of the content, all of it if it is small; why the message cannot be sent, if so."""
         message = transaction.message
-        pieces = _cut(message.content, self._limits.piece)
+        pieces = cut(message.content, self._limits.piece)
         if not _is_binary(message):
             strict = self._line_endings is LineEndings.STRICT
-            if strict and isinstance(message.content, bytes) and _has_bare(message.content):
+            if strict and isinstance(message.content, bytes) and has_bare(message.content):
                 return _BARE_LINE_END
-            pieces = _whole_lines(pieces, strict=strict)
+            pieces = whole_lines(pieces, strict=strict)
         try:
             ahead = [piece for _, piece in zip(range(2), pieces, strict=False)]
-        except _BareLineEnd:
+        except BareLineEnd:
             return _BARE_LINE_END
-        transaction.content = _chain(ahead, pieces)
+        transaction.content = chain(ahead, pieces)
         header = b"".join([b"\r\n", *ahead]).partition(b"\r\n\r\n")[0]
         if header.isascii() and message.sender.is_ascii:
             return None
@@ -727,7 +534,7 @@ class Client:
                 reply = yield from self._reply(command.stage, 3 if command.stage is Stage.DATA else 2)
                 if command.stage is Stage.DATA:
                     answer = reply
-                elif not _is_positive(reply):
+                elif not reply.is_positive:
                     if command.stage is Stage.RSET:  # whose transaction would it be?
                         raise _Broken(reply)
                     transaction.settle(reply, command.stage, only=command.recipient)
@@ -741,7 +548,7 @@ class Client:
         words = [f"MAIL FROM:{message.sender.path}", *self._mail_parameters(transaction)]
         yield _Command(Stage.MAIL, " ".join(words).encode())
         for number in transaction.open:
-            recipient = _recipient(message.recipients[number])
+            recipient = Recipient.of(message.recipients[number])
             words = [f"RCPT TO:{recipient.mailbox.path}", *self._offered(recipient.parameters)]
             yield _Command(Stage.RCPT, " ".join(words).encode(), number)
         if not self._offers(Extension.CHUNKING):
@@ -773,11 +580,11 @@ class Client:
         """Send the content behind DATA."""
         self.at = Stage.CONTENT
         try:
-            for piece in _stuffed(transaction.content):
+            for piece in stuffed(transaction.content):
                 yield from self._make_room()
                 self._hear_refusal(transaction)
                 self._write(piece)
-        except _BareLineEnd:  # found too late: only the end of the connection is no end of the content
+        except BareLineEnd:  # found too late: only the end of the connection is no end of the content
             transaction.settle(_BARE_LINE_END, Stage.CONTENT, local=True)
             raise _Broken(_ABANDONED, local=True) from None
         yield from self._verdict(transaction)
@@ -785,7 +592,7 @@ class Client:
 
     def _hear_refusal(self, transaction: _Transaction) -> None:
         """Hear a server that does not wait for the end of the content; after that there is no way to go on."""
-        reply = self._replies.next()
+        reply = self._heard()
         if reply is not None:
             if reply.code == _SERVICE_ENDS:
                 raise _Broken(reply)
@@ -804,7 +611,7 @@ class Client:
         refusal: Reply | None = None
         local = False
         try:
-            for piece, last in _with_last(transaction.content):
+            for piece, last in with_last(transaction.content):
                 yield from self._make_room()
                 # Behind a refused chunk nobody knows how many replies a last one gets in LMTP.
                 room = 0 if last and self._lmtp else window - 1
@@ -817,7 +624,7 @@ class Client:
                 self._write(b"BDAT %d%b\r\n" % (len(piece), b" LAST" if last else b""))
                 self._write(piece)
                 asked, complete = asked + (not last), last
-        except _BareLineEnd:
+        except BareLineEnd:
             refusal, local = _BARE_LINE_END, True
         while asked:
             reply = yield from self._reply(Stage.CONTENT)
@@ -862,7 +669,7 @@ class Client:
     def _reply(self, stage: Stage, *good: int) -> _Steps[Reply]:
         """Wait for the reply to what has been said; its first digit is one of `good` (2), or 4 or 5."""
         self.at = stage
-        while (reply := self._replies.next()) is None:
+        while (reply := self._heard()) is None:
             if self._eof:
                 raise _Broken(_LOST, local=True)
             yield from self._pause(NEED_DATA)
@@ -872,9 +679,16 @@ class Client:
             raise _Broken(_OUT_OF_STEP, local=True)
         return reply
 
+    def _heard(self) -> Reply | None:
+        """The next reply; None if it has not come whole."""
+        try:
+            return self._replies.next()
+        except ValueError:
+            raise _Broken(_OUT_OF_STEP, local=True) from None
+
     def _listen(self) -> None:
         """Hear what a server says without being asked: no more than that it ends the service."""
-        reply = self._replies.next()
+        reply = self._heard()
         if reply is not None:
             raise _Broken(reply) if reply.code == _SERVICE_ENDS else _Broken(_OUT_OF_STEP, local=True)
         if self._eof:
@@ -887,89 +701,19 @@ class Client:
             raise _Broken(_OUT_OF_STEP, local=True)
 
 
-class _ReplyReader:
-    """Takes replies out of what a server sends (RFC 5321 section 4.2).
-
-    A line may end in a bare LF: old servers do so, and where a reply ends stays certain.
-    """
-
-    def __init__(self, limits: ClientLimits) -> None:
-        self._limits = limits
-        self._buffer = bytearray()
-        self._searched = 0  # octets at the start of the buffer known to hold no LF
-        self._code: bytes = b""
-        self._texts: list[str] = []
-        self._size = 0
-
-    @property
-    def pending(self) -> bool:
-        """Whether anything has come that is not part of a reply that was taken."""
-        return bool(self._buffer or self._texts)
-
-    def feed(self, data: bytes | bytearray | memoryview) -> None:
-        self._buffer += data
-
-    def next(self) -> Reply | None:
-        """The next reply; None if it has not come whole. Raises _Broken for what is no reply."""
-        buffer = self._buffer
-        while (end := buffer.find(b"\n", self._searched)) >= 0:
-            self._size += end
-            line = _REPLY_LINE.fullmatch(buffer[:end].removesuffix(b"\r"))
-            if line is None or end > self._limits.reply_line or self._size > self._limits.reply:
-                raise _Broken(_OUT_OF_STEP, local=True)
-            code = bytes(line[1])
-            if self._texts and code != self._code:
-                raise _Broken(_OUT_OF_STEP, local=True)
-            self._code = code
-            self._texts.append((line[3] or b"").decode("utf-8", "surrogateescape"))
-            self._searched = 0
-            del buffer[: end + 1]
-            if line[2] != b"-":
-                return self._whole()
-        if len(buffer) > self._limits.reply_line:
-            raise _Broken(_OUT_OF_STEP, local=True)
-        self._searched = len(buffer)
-        return None
-
-    def _whole(self) -> Reply:
-        """The reply whose lines have come; a status code belongs to it if its class does (RFC 2034 section 4)."""
-        code, enhanced = self._code.decode("ascii"), None
-        texts: list[str] = []
-        for text in self._texts:
-            status = _STATUS.match(text)
-            if status is not None and status[1] == code[0]:
-                enhanced, text = status[0].rstrip(), text[status.end() :]  # noqa: PLW2901 - the rest of it
-            texts.append(text)
-        self._texts.clear()
-        self._size = 0
-        return Reply(int(code), enhanced, "\n".join(texts))
-
-
 # Replies
 
 
-def _is_positive(reply: Reply) -> bool:
-    return reply.code // 100 == 2
-
-
-def _is_permanent(reply: Reply) -> bool:
-    return reply.code // 100 == 5
-
-
 def _refusal(reply: Reply) -> Reply | None:
-    return None if _is_positive(reply) else reply
+    return None if reply.is_positive else reply
 
 
 def _demand(reply: Reply) -> None:
-    if not _is_positive(reply):
+    if not reply.is_positive:
         raise _Broken(reply, polite=True)
 
 
 # Messages
-
-
-def _recipient(recipient: Mailbox | Recipient) -> Recipient:
-    return recipient if isinstance(recipient, Recipient) else Recipient(recipient)
 
 
 def _size(message: Message) -> int | None:
@@ -1005,77 +749,3 @@ def _groups(commands: Iterable[_Command], limits: ClientLimits) -> Iterator[list
         group.append(command)
         size += len(command.line)
     yield group
-
-
-# Content, piece by piece
-
-
-def _cut(content: bytes | Iterable[bytes], size: int) -> Iterator[bytes]:
-    """The content in pieces of `size` octets; only the last is smaller, and none is empty."""
-    held: list[bytes] = []
-    room = size
-    for chunk in (content,) if isinstance(content, bytes) else content:
-        start = 0
-        while len(chunk) - start >= room:
-            held.append(chunk[start : start + room])
-            yield b"".join(held)
-            held.clear()
-            start, room = start + room, size
-        if start < len(chunk):
-            held.append(chunk[start:])
-            room -= len(chunk) - start
-    if held:
-        yield b"".join(held)
-
-
-def _has_bare(data: bytes) -> bool:
-    return not data.count(b"\r\n") == data.count(b"\n") == data.count(b"\r")
-
-
-def _whole_lines(pieces: Iterable[bytes], *, strict: bool) -> Iterator[bytes]:
-    """Pieces that do not end inside a CRLF and hold no bare CR or LF.
-
-    What is bare is made CRLF, or `strict` raises _BareLineEnd.
-    """
-    held = b""
-    for piece in pieces:
-        data = held + piece
-        held = b"\r" if data.endswith(b"\r") else b""
-        data = data[: len(data) - len(held)]
-        if _has_bare(data):
-            if strict:
-                raise _BareLineEnd
-            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
-        if data:
-            yield data
-    if held:
-        if strict:
-            raise _BareLineEnd
-        yield b"\r\n"
-
-
-def _stuffed(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Whole lines as they follow DATA, with dots doubled and the end mark (RFC 5321 section 4.5.2).
-
-    Content that does not end a line is given a CRLF, since the end mark begins with one.
-    """
-    line_ended = True
-    for piece in pieces:
-        stuffed = piece.replace(b"\r\n.", b"\r\n..")
-        yield b"." + stuffed if line_ended and piece.startswith(b".") else stuffed
-        line_ended = piece.endswith(b"\r\n")
-    yield b".\r\n" if line_ended else b"\r\n.\r\n"
-
-
-def _with_last(pieces: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """Each piece, and whether it is the last one; there is one at least."""
-    piece = next(pieces, b"")
-    for following in pieces:
-        yield piece, False
-        piece = following
-    yield piece, True
-
-
-def _chain(ahead: Iterable[bytes], pieces: Iterable[bytes]) -> Iterator[bytes]:
-    yield from ahead
-    yield from pieces

@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterable
 
 from qpsmtpd.protocol import hooks
 from qpsmtpd.protocol.errors import LocalProtocolError
-from qpsmtpd.protocol.events import CLOSED, DRAIN, NEED_DATA, Event, StartTls
+from qpsmtpd.protocol.events import CLOSED, DRAIN, NEED_DATA, Event
 from qpsmtpd.protocol.hooks import Hook
 from qpsmtpd.protocol.limits import Limits
 from qpsmtpd.protocol.replies import Reply, encode_reply
@@ -18,7 +18,7 @@ from qpsmtpd.protocol.security import Security
 from qpsmtpd.protocol.state import State
 from qpsmtpd.protocol.verdicts import FAILED, VERDICTS, Answer, Verdict
 
-__all__ = ["NOTHING", "Conversation", "Result", "Script"]
+__all__ = ["BARE_LINE_END", "NOTHING", "Conversation", "Result", "Script"]
 
 Result = tuple[Answer, tuple[str, ...]]
 """The answer to a hook, with its texts."""
@@ -29,6 +29,7 @@ NOTHING: Result = (DECLINED, ())
 Script = Generator[Event, Result, None]
 """What a server does at a command."""
 
+BARE_LINE_END = Reply(500, "5.5.2", "A command line ends with CRLF and holds no other CR or LF")
 _TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many errors")
 
 
@@ -39,6 +40,32 @@ class Conversation:
     what `data_to_send` gives. What a peer does wrong becomes a reply; only misuse by the
     driver raises `LocalProtocolError`.
     """
+
+    # An instance with more than 30 attributes is slower in all of them, as CPython shares no more names.
+    __slots__ = (
+        "_answer",
+        "_closing",
+        "_conversation",
+        "_enhanced",
+        "_eof",
+        "_errors",
+        "_goodbye",
+        "_greeting",
+        "_hostname",
+        "_input",
+        "_limits",
+        "_output",
+        "_own_reply",
+        "_pending",
+        "_quitting",
+        "_searched",
+        "_shaking_hands",
+        "_state",
+        "_utf8",
+        "_wanted",
+        "in_content",
+        "security",
+    )
 
     def __init__(
         self, hooks: Iterable[str], hostname: str, greeting: str | None, limits: Limits | None, *, enhanced: bool
@@ -97,7 +124,8 @@ class Conversation:
 
         Raises LocalProtocolError while a hook waits for its answer, or TLS for its handshake.
         """
-        self._check_idle()
+        if self._pending is not None or self._shaking_hands:
+            self._check_idle()
         answer, self._answer = self._answer, NOTHING
         try:
             event = self._conversation.send(answer) if self._goodbye is None else self._conversation.throw(_HangUp())
@@ -105,8 +133,6 @@ class Conversation:
             return CLOSED
         if isinstance(event, Hook):
             self._pending, self._own_reply = event, None
-        elif isinstance(event, StartTls):
-            self._shaking_hands = True
         return event
 
     def answer(self, code: ReturnCode, *texts: str) -> None:
@@ -237,6 +263,11 @@ class Conversation:
             yield from self._end(verdict)
         return verdict
 
+    def _pieces(self, hook: type[hooks.ParseHook], argument: str) -> Generator[Event, Result, Result | None]:
+        """What a plugin's parser makes of the arguments; None if they have been refused."""
+        result = yield hook(argument)
+        return result if self._judge(hook.name, result).proceed else None
+
     def _judge(self, hook: str, result: Result, subject: str = "") -> Verdict:
         """What an answer means; the reply is said, the rest is for the caller to carry out."""
         answer, texts = result
@@ -262,6 +293,10 @@ class Conversation:
         yield from self._ask(hooks.ResetTransaction)
         if self._state is not State.START:
             self._state = State.IDLE
+        self._clear_transaction()
+
+    def _clear_transaction(self) -> None:
+        """Set back what belongs to the mail transaction."""
         self._utf8 = False
 
     def _disconnect(self) -> Script:

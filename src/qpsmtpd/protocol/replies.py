@@ -7,7 +7,7 @@ nothing a client or a plugin says can add a line, a control character or an over
 import re
 from dataclasses import dataclass
 
-__all__ = ["LINE_LIMIT", "Reply", "encode_reply", "parse_reply"]
+__all__ = ["LINE_LIMIT", "Reply", "ReplyReader", "encode_reply", "parse_reply"]
 
 LINE_LIMIT = 512
 """Octets in a reply line, CRLF included (RFC 5321 section 4.5.3.1.5)."""
@@ -15,6 +15,7 @@ LINE_LIMIT = 512
 _ENHANCED = re.compile(r"([245])\.(\d{1,3})\.(\d{1,3})(?: |$)", re.ASCII)
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _SHORT = 400  # characters that fit a reply line whatever stands before them
+_LENIENT_LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])(.*))?", re.DOTALL)
 _LINE = re.compile(rb"([2-5][0-9]{2})([ -])([^\r\n]*)\r\n|([2-5][0-9]{2})\r\n")
 
 
@@ -28,6 +29,16 @@ class Reply:
     code: int
     enhanced: str | None
     text: str
+
+    @property
+    def is_positive(self) -> bool:
+        """Whether it says that what was asked for is done: 2yz."""
+        return self.code // 100 == 2
+
+    @property
+    def is_permanent(self) -> bool:
+        """Whether it refuses for good: 5yz."""
+        return self.code // 100 == 5
 
     def encode(self, *, enhanced: bool = True, utf8: bool = False) -> bytes:
         """The reply as sent; see `encode_reply`."""
@@ -90,3 +101,64 @@ def parse_reply(data: bytes) -> Reply:
     if position != len(data) or len(codes) != 1:
         raise ValueError(f"not one reply: {data[:80]!r}")
     return Reply(int(codes.pop()), enhanced, "\n".join(texts))
+
+
+class ReplyReader:
+    """Takes replies out of what a server sends (RFC 5321 section 4.2).
+
+    A line may end in a bare LF: old servers do so, and where a reply ends stays certain.
+    """
+
+    def __init__(self, line_limit: int, limit: int) -> None:
+        """`line_limit` is the longest line, in octets, and `limit` the longest reply."""
+        self._line_limit = line_limit
+        self._limit = limit
+        self._buffer = bytearray()
+        self._searched = 0  # octets at the start of the buffer known to hold no LF
+        self._code: bytes = b""
+        self._texts: list[str] = []
+        self._size = 0
+
+    @property
+    def pending(self) -> bool:
+        """Whether anything has come that is not part of a reply that was taken."""
+        return bool(self._buffer or self._texts)
+
+    def feed(self, data: bytes | bytearray | memoryview) -> None:
+        """Take what the server has sent."""
+        self._buffer += data
+
+    def next(self) -> Reply | None:
+        """The next reply; None if it has not come whole. Raises ValueError for what is no reply."""
+        buffer = self._buffer
+        while (end := buffer.find(b"\n", self._searched)) >= 0:
+            self._size += end
+            line = _LENIENT_LINE.fullmatch(buffer[:end].removesuffix(b"\r"))
+            if line is None or end > self._line_limit or self._size > self._limit:
+                raise ValueError("not a reply")
+            code = bytes(line[1])
+            if self._texts and code != self._code:
+                raise ValueError("not a reply")
+            self._code = code
+            self._texts.append((line[3] or b"").decode("utf-8", "surrogateescape"))
+            self._searched = 0
+            del buffer[: end + 1]
+            if line[2] != b"-":
+                return self._whole()
+        if len(buffer) > self._line_limit:
+            raise ValueError("not a reply")
+        self._searched = len(buffer)
+        return None
+
+    def _whole(self) -> Reply:
+        """The reply whose lines have come; a status code belongs to it if its class does (RFC 2034 section 4)."""
+        code, enhanced = self._code.decode("ascii"), None
+        texts: list[str] = []
+        for text in self._texts:
+            status = _ENHANCED.match(text)
+            if status is not None and status[1] == code[0]:
+                enhanced, text = status[0].rstrip(), text[status.end() :]  # noqa: PLW2901 - the rest of it
+            texts.append(text)
+        self._texts.clear()
+        self._size = 0
+        return Reply(int(code), enhanced, "\n".join(texts))

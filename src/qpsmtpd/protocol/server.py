@@ -2,21 +2,21 @@
 
 Each command has a script that reads from top to bottom. Order stands in `state`, the meaning
 of answers in `verdicts`, syntax in `commands`, `parameters` and `addresses`, the end of
-content in `framing`, mechanisms of AUTH in `sasl`; what all scripts share, and what a driver
+content in `framing`, AUTH in `authentication`; what all scripts share, and what a driver
 calls, in `conversation`.
 
 Nothing in here knows sockets, time or plugins.
 """
 
-import base64
-import binascii
 import re
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import ClassVar
 
 from qpsmtpd.protocol import hooks
 from qpsmtpd.protocol.addresses import NULL_PATH, Mailbox, parse_path
+from qpsmtpd.protocol.authentication import Authenticating
 from qpsmtpd.protocol.commands import (
     Command,
     Extension,
@@ -26,28 +26,22 @@ from qpsmtpd.protocol.commands import (
     parse_path_argument,
     parse_words,
 )
-from qpsmtpd.protocol.conversation import NOTHING, Conversation, Result, Script
+from qpsmtpd.protocol.conversation import BARE_LINE_END, NOTHING, Result, Script
 from qpsmtpd.protocol.errors import SyntaxProblem
-from qpsmtpd.protocol.events import NEED_DATA, Authentication, Content, Event, StartTls
+from qpsmtpd.protocol.events import NEED_DATA, Content, Event, StartTls
 from qpsmtpd.protocol.framing import ChunkReader, ContentReader, HeaderSplitter, LineEndings, Mark
 from qpsmtpd.protocol.hooks import Hook
 from qpsmtpd.protocol.limits import Limits
 from qpsmtpd.protocol.parameters import check_parameters
 from qpsmtpd.protocol.replies import Reply
-from qpsmtpd.protocol.returncodes import DECLINED, DENY, OK
+from qpsmtpd.protocol.returncodes import DECLINED, OK
 from qpsmtpd.protocol.sasl import (
     MECHANISMS,
-    Credentials,
-    Exchange,
     Mechanism,
-    Outcome,
-    SaslError,
-    ScramVerifier,
-    VerifierFor,
 )
-from qpsmtpd.protocol.security import NO_BINDINGS, Security
+from qpsmtpd.protocol.security import Security
 from qpsmtpd.protocol.state import AUTHENTICATED_ONLY, HOOKS_COME_FIRST, NOT_IMPLEMENTED, ORDER, State
-from qpsmtpd.protocol.verdicts import FAILED, VERDICTS
+from qpsmtpd.protocol.verdicts import VERDICTS
 from qpsmtpd.protocol.xclient import ATTRIBUTES, parse_xclient
 
 __all__ = ["DEFAULT_EXTENSIONS", "Server"]
@@ -65,7 +59,6 @@ DEFAULT_EXTENSIONS = frozenset(Extension) - {
 _Parsed = tuple[str, Parameters] | SyntaxProblem
 
 _LINE_TOO_LONG = Reply(500, "5.5.2", "Line too long")
-_BARE_LINE_END = Reply(500, "5.5.2", "A command line ends with CRLF and holds no other CR or LF")
 _UNKNOWN_ARGUMENT = Reply(501, "5.5.4", "This command takes no argument")
 _NO_HOST = Reply(501, None, "This command needs your host name or address literal")
 _NULL_RECIPIENT = Reply(501, "5.1.3", "The null path is no recipient")
@@ -79,14 +72,6 @@ _TLS_ALREADY = Reply(503, "5.5.1", "TLS is already in use")
 
 _AUTHENTICATE_FIRST = Reply(530, "5.7.0", "Authentication required")
 _TLS_FIRST = Reply(530, "5.7.0", "Authentication required, and STARTTLS before it")
-_AUTHENTICATED_ALREADY = Reply(503, "5.5.1", "You are authenticated already")
-_NO_MECHANISM = Reply(501, "5.5.4", "AUTH needs the name of a mechanism")
-_UNKNOWN_MECHANISM = Reply(504, "5.5.4", "This authentication mechanism is not offered")
-_BAD_BASE64 = Reply(501, "5.5.2", "This is not base64")
-_BAD_RESPONSE = Reply(501, "5.5.2", "This is no response of the authentication mechanism")
-_CANCELLED = Reply(501, "5.7.0", "Authentication cancelled")
-_RESPONSE_TOO_LONG = Reply(500, "5.5.6", "Authentication line too long")
-_TOO_MANY_FAILURES = Reply(421, "4.7.0", "Too many failed attempts to authenticate")
 _NOT_IN_COMMENT = re.compile(r"[^A-Za-z0-9.!#$%&'*+/=?^_`{|}~@\-]")
 
 _TOO_LARGE = Reply(552, "5.3.4", "Message too large")
@@ -118,8 +103,71 @@ class _Incoming:
     """What refuses it, once all of it has come."""
 
 
-class Server(Conversation):
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    """What a connection may use."""
+
+    extensions: frozenset[Extension]
+    mechanisms: Mapping[str, Mechanism]
+    commands: Mapping[str, Command]
+
+
+_NEEDS = {
+    Command.BDAT: Extension.CHUNKING,
+    Command.STARTTLS: Extension.STARTTLS,
+    Command.AUTH: Extension.AUTH,
+    Command.XCLIENT: Extension.XCLIENT,
+}
+
+
+@lru_cache(64)  # the sessions of a server differ in little
+def _offer(
+    extensions: frozenset[Extension],
+    wanted: frozenset[str],
+    *,
+    lmtp: bool,
+    encrypted: bool,
+    bound: bool,
+    auth: bool,
+    nonce: bool,
+) -> _Offer:
+    mechanisms = {
+        name: mechanism
+        for name, mechanism in MECHANISMS.items()
+        if auth
+        and Extension.AUTH in extensions
+        and (mechanism.hook in wanted or (mechanism.general and "auth" in wanted))
+        and (nonce or not mechanism.needs_nonce)
+        and (bound or not mechanism.needs_binding)
+    }
+    offered = extensions - {Extension.STARTTLS if encrypted else Extension.REQUIRETLS}  # RFC 8689 section 2
+    if not mechanisms:
+        offered -= {Extension.AUTH}
+    absent = {command for command, extension in _NEEDS.items() if extension not in offered}
+    if Extension.STARTTLS in extensions:
+        absent.discard(Command.STARTTLS)  # a second one is told so
+    absent |= {Command.HELO, Command.EHLO} if lmtp else {Command.LHLO}
+    commands = {command.value.decode(): command for command in Command if command not in absent}
+    return _Offer(offered, mechanisms, commands)
+
+
+class Server(Authenticating):
     """One SMTP or LMTP session, seen from the server, without I/O."""
+
+    __slots__ = (
+        "_after_content",
+        "_auth_in_clear",
+        "_auth_required",
+        "_binary",
+        "_esmtp",
+        "_extensions",
+        "_incoming",
+        "_keywords",
+        "_line_endings",
+        "_lmtp",
+        "_offer",
+        "_recipients",
+    )
 
     def __init__(
         self,
@@ -160,7 +208,7 @@ class Server(Conversation):
         # The session; `_forget_client` and the scripts of HELO and EHLO reset it.
         self._esmtp = False
         self._keywords: list[str] = []
-        self._identity: tuple[str, str] | None = None  # mechanism and user, once authenticated
+        self._identity = None
         self._auth_failures = 0
         # The transaction.
         self._recipients = 0
@@ -182,47 +230,28 @@ class Server(Conversation):
 
     def _update_offer(self) -> None:
         """Find out what this connection may use; again when it has become encrypted."""
-        wanted, security = self._wanted, self.security
-        bindings = security.bindings if security is not None else NO_BINDINGS
-        offered = self._extensions
-        mechanisms: dict[str, Mechanism] = {}
-        if Extension.AUTH in offered and (security is not None or self._auth_in_clear):
-            mechanisms = {
-                name: mechanism
-                for name, mechanism in MECHANISMS.items()
-                if (mechanism.hook in wanted or (mechanism.general and "auth" in wanted))
-                and (self._nonce is not None or not mechanism.needs_nonce)
-                and (bindings or not mechanism.needs_binding)
-            }
-        if not mechanisms:
-            offered -= {Extension.AUTH}
-        offered -= {Extension.STARTTLS} if security is not None else {Extension.REQUIRETLS}  # RFC 8689 section 2
-        self._mechanisms = mechanisms
-        self._offered = offered
-        needs = {
-            Command.BDAT: Extension.CHUNKING,
-            Command.STARTTLS: Extension.STARTTLS,
-            Command.AUTH: Extension.AUTH,
-            Command.XCLIENT: Extension.XCLIENT,
-        }
-        absent = {command for command, extension in needs.items() if extension not in offered}
-        if Extension.STARTTLS in self._extensions:
-            absent.discard(Command.STARTTLS)  # a second one is told so
-        absent |= {Command.HELO, Command.EHLO} if self._lmtp else {Command.LHLO}
-        self._commands = {command.value.decode(): command for command in Command if command not in absent}
+        security = self.security
+        self._offer = _offer(
+            self._extensions,
+            self._wanted,
+            lmtp=self._lmtp,
+            encrypted=security is not None,
+            bound=security is not None and bool(security.bindings),
+            auth=security is not None or self._auth_in_clear,
+            nonce=self._nonce is not None,
+        )
+        self._mechanisms = self._offer.mechanisms
 
     def _keywords_offered(self) -> list[str]:
         """The lines of the reply to EHLO, behind the first."""
+        offer, size = self._offer, self._limits.message_size
         details = {
-            Extension.SIZE: self._limits.message_size,
-            Extension.AUTH: " ".join(sorted(self._mechanisms)),
-            Extension.LIMITS: f"RCPTMAX={self._limits.recipients}",
-            Extension.XCLIENT: " ".join(ATTRIBUTES),
+            Extension.SIZE: "" if size is None else f" {size}",
+            Extension.AUTH: f" {' '.join(sorted(offer.mechanisms))}",
+            Extension.LIMITS: f" RCPTMAX={self._limits.recipients}",
+            Extension.XCLIENT: f" {' '.join(ATTRIBUTES)}",
         }
-        lines = [extension.value for extension in Extension if extension in self._offered]
-        for extension, detail in details.items():
-            if detail is not None and extension in self._offered:
-                lines[lines.index(extension.value)] += f" {detail}"
+        lines = [each.value + details.get(each, "") for each in Extension if each in offer.extensions]
         return lines + self._keywords
 
     # From a line to a script
@@ -232,11 +261,13 @@ class Server(Conversation):
             self._refuse(_LINE_TOO_LONG)
             return None
         if line.find(b"\r") != len(line) - 1 or not line:
-            self._refuse(_BARE_LINE_END)
+            self._refuse(BARE_LINE_END)
             return None
         verb, blank, argument = line.decode("utf-8", "surrogateescape")[:-1].partition(" ")
         argument = argument.lstrip(" ")
-        command = self._commands.get(verb.upper()) if verb.isascii() else None  # some letters have an ASCII upper case
+        command = (
+            self._offer.commands.get(verb.upper()) if verb.isascii() else None
+        )  # some letters have an ASCII upper case
         if command is None:
             return self._unrecognized(verb.lower(), argument if blank else None)
         if self._auth_required and self._identity is None and command in AUTHENTICATED_ONLY:
@@ -289,9 +320,13 @@ class Server(Conversation):
             return
         self._say(_BEGIN_TLS)
         self._drop_input()  # whatever was sent behind STARTTLS was sent in clear, by anybody
+        self._shaking_hands = True
         yield StartTls()
         if not self._eof:
             yield from self._forget_client()
+
+    def _auth(self, argument: str) -> Script:
+        yield from self._authenticate(argument)
 
     def _xclient(self, argument: str) -> Script:
         claim = parse_xclient(argument)
@@ -311,138 +346,6 @@ class Server(Conversation):
         self._keywords.clear()
         self._identity = None
         yield from self._forget_transaction()
-
-    # AUTH (RFC 4954)
-
-    def _auth(self, argument: str) -> Script:
-        words: Sequence[str] = parse_words(argument)
-        if "auth_parse" in self._wanted:
-            parsed = yield from self._pieces(hooks.AuthParse, argument)
-            if parsed is None:
-                return
-            words = parsed[1] if parsed[0] is OK else words
-        if self._identity is not None:
-            self._refuse(_AUTHENTICATED_ALREADY)
-            return
-        if not words:
-            self._refuse(_NO_MECHANISM)
-            return
-        mechanism = self._mechanisms.get(words[0].upper())
-        if mechanism is None:
-            self._refuse(_UNKNOWN_MECHANISM)
-            return
-        initial = None
-        if len(words) > 1:  # further words are tolerated, as in the original
-            initial = self._decoded(words[1].encode("utf-8", "surrogateescape"))
-            if initial is None:
-                return
-        yield from self._exchange(mechanism, initial)
-
-    def _exchange(self, mechanism: Mechanism, initial: bytes | None) -> Script:
-        """Go through the challenges of a mechanism, and tell the client what came of it."""
-        name, ruling = mechanism.name.lower(), ("auth", NOTHING)
-        steps = mechanism.serve(
-            Exchange(
-                initial=initial,
-                nonce=self._nonce() if self._nonce is not None and mechanism.needs_nonce else "",
-                hostname=self._hostname,
-                bindings=self.security.bindings if self.security is not None else NO_BINDINGS,
-                plus_offered=any(each.needs_binding for each in self._mechanisms.values()),
-                fake_key=self._secret,
-            )
-        )
-        try:
-            step = next(steps)
-            while True:
-                if isinstance(step, Credentials):
-                    ruling = yield from self._judged(mechanism, step)
-                    step = steps.send(VERDICTS[ruling[0]][ruling[1][0]].proceed)
-                elif isinstance(step, bytes):
-                    # One line whatever its length, unlike other replies.
-                    self._output += b"334 " + base64.b64encode(step) + b"\r\n"
-                    response = yield from self._response()
-                    if response is None:
-                        yield Authentication(name, "", succeeded=False)
-                        return
-                    step = steps.send(response)
-                else:
-                    verifier, ruling = yield from self._stored(mechanism, step)
-                    step = steps.send(verifier)
-        except StopIteration as stop:
-            outcome: Outcome = stop.value
-        except SaslError as error:
-            if error.malformed:
-                self._refuse(_BAD_RESPONSE)
-                yield Authentication(name, "", succeeded=False)
-                return
-            outcome = Outcome("", success=False)
-        yield from self._authenticated(name, outcome, ruling)
-
-    def _judged(self, mechanism: Mechanism, given: Credentials) -> Generator[Event, Result, tuple[str, Result]]:
-        """What the hook of the mechanism says, or else the one of all mechanisms."""
-        arguments = (mechanism.name.lower(), given.user, given.password, given.digest, given.ticket)
-        hook, result = mechanism.hook, NOTHING
-        if hook in self._wanted:
-            asked = hooks.HOOKS[hook]
-            assert issubclass(asked, hooks.Auth)
-            result = yield asked(*arguments)
-        if result[0] is DECLINED and mechanism.general and "auth" in self._wanted:
-            hook, result = "auth", (yield hooks.Auth(*arguments))
-        return hook, result
-
-    def _stored(
-        self, mechanism: Mechanism, wanted: VerifierFor
-    ) -> Generator[Event, Result, tuple[ScramVerifier | None, tuple[str, Result]]]:
-        """What a plugin keeps of a user's password."""
-        answer, texts = yield hooks.AuthScramSha256(mechanism.name.lower(), wanted.user)
-        verifier = None
-        if answer is OK and texts:
-            try:
-                verifier = ScramVerifier.parse(texts[0])
-            except ValueError:
-                answer = FAILED
-        return verifier, ((mechanism.hook, (FAILED, ())) if answer is FAILED else ("auth", NOTHING))
-
-    def _authenticated(self, mechanism: str, outcome: Outcome, ruling: tuple[str, Result]) -> Script:
-        """Tell driver and client how the attempt has ended."""
-        hook, (answer, texts) = ruling
-        if outcome.success:
-            self._identity = mechanism, outcome.user
-        elif answer is not FAILED:
-            self._auth_failures += 1
-        yield Authentication(mechanism, outcome.user, outcome.success)
-        if not outcome.success and self._auth_failures >= self._limits.auth_failures:
-            self._say(_TOO_MANY_FAILURES)
-            yield from self._disconnect()
-            return
-        if answer is not FAILED and VERDICTS[hook][answer].proceed is not outcome.success:
-            answer, texts = (OK if outcome.success else DENY), ()  # the mechanism has decided, not the hook
-        self._judge(hook, (answer, texts))
-
-    def _response(self) -> Generator[Event, Result, bytes | None]:
-        """The client's answer to a challenge; None if it has refused or has been refused."""
-        limit = self._limits.auth_line
-        while (line := self._line(limit)) is None:
-            if self._eof:
-                return None
-            yield NEED_DATA
-        if len(line) >= limit:
-            self._refuse(_RESPONSE_TOO_LONG)
-        elif line.find(b"\r") != len(line) - 1 or not line:
-            self._refuse(_BARE_LINE_END)
-        elif bytes(line) == b"*\r":
-            self._refuse(_CANCELLED)
-        else:
-            return self._decoded(bytes(line[:-1]).partition(b" ")[0])  # further words as in the command
-        return None
-
-    def _decoded(self, text: bytes) -> bytes | None:
-        """Base64 read strictly, `=` for nothing; None if it has been refused."""
-        try:
-            return b"" if text == b"=" else binascii.a2b_base64(text, strict_mode=True)
-        except ValueError:
-            self._refuse(_BAD_BASE64)
-            return None
 
     # Mail transactions
 
@@ -536,15 +439,10 @@ class Server(Conversation):
         if not parameters:
             return None
         size, limit = parameters.get("size"), self._limits.message_size
-        problem = check_parameters(command, parameters, self._offered)
+        problem = check_parameters(command, parameters, self._offer.extensions)
         if problem is None and size and limit is not None and int(size) > limit:
             return SyntaxProblem(_TOO_LARGE)
         return problem
-
-    def _pieces(self, hook: type[hooks.ParseHook], argument: str) -> Generator[Event, Result, Result | None]:
-        """What a plugin's parser makes of the arguments; None if they have been refused."""
-        result = yield hook(argument)
-        return result if self._judge(hook.name, result).proceed else None
 
     def _mended(
         self, hook: type[hooks.MailPre | hooks.RcptPre], path: str, parameters: Parameters
@@ -765,7 +663,7 @@ class Server(Conversation):
         yield from self._ask(hooks.Vrfy)
 
     def _help(self, argument: str) -> Script:
-        yield from self._ask(hooks.Help, argument or None, subject=" ".join(self._commands))
+        yield from self._ask(hooks.Help, argument or None, subject=" ".join(self._offer.commands))
 
     def _quit(self, argument: str) -> Script:
         del argument
@@ -792,8 +690,8 @@ class Server(Conversation):
 
     # The transaction
 
-    def _forget_transaction(self) -> Script:
-        yield from super()._forget_transaction()
+    def _clear_transaction(self) -> None:
+        self._utf8 = False
         self._recipients = 0
         self._binary = False
         self._incoming = None

@@ -31,7 +31,7 @@ from qpsmtpd.session.effects import Await, CallBlocking, Effect, Effects, Pause
 from qpsmtpd.session.transaction import Transaction
 from qpsmtpd.site import Entry, Kind, Settings, Site, current_session, no_result
 
-__all__ = ["NO_OPINION", "Asking", "Chains", "Texts"]
+__all__ = ["NO_OPINION", "PARSE_HOOKS", "Asking", "Chains", "Texts"]
 
 Texts = tuple[str, ...]
 
@@ -44,7 +44,7 @@ _NOBODY_LEFT = "5.5.1 No recipient is left"
 
 _WATCHERS = frozenset({"ok", "deny"})
 _QUEUEING = frozenset({"queue_pre", "queue"})
-_PARSE_HOOKS = frozenset(name for name, hook in hooks.HOOKS.items() if issubclass(hook, hooks.ParseHook))
+PARSE_HOOKS = frozenset(name for name, hook in hooks.HOOKS.items() if issubclass(hook, hooks.ParseHook))
 _SECRET = hooks.AuthScramSha256.name  # its text is nobody's business
 _KEPT: Mapping[ReturnCode, object] = {code: MappingProxyType({"return": code}) for code in ReturnCode}
 
@@ -174,7 +174,7 @@ class Chains:
             return result or DECLINED, ()
         if isinstance(result, tuple) and result:
             code, *given = cast("tuple[object, ...]", result)
-            if given and callable(given[0]) and hook in _PARSE_HOOKS:
+            if given and callable(given[0]) and hook in PARSE_HOOKS:
                 self._parser = entry, given[0]
                 del given[0]
             texts = tuple(text for text in given if isinstance(text, str))

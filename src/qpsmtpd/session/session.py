@@ -39,7 +39,7 @@ from qpsmtpd.protocol import (
     hooks,
 )
 from qpsmtpd.session.arrival import read_proxy_header, shake_hands
-from qpsmtpd.session.chain import NO_OPINION, Asking, Chains, Texts
+from qpsmtpd.session.chain import NO_OPINION, PARSE_HOOKS, Asking, Chains, Texts
 from qpsmtpd.session.connection import Connection, Peer
 from qpsmtpd.session.effects import SHUTTING_DOWN, TIMED_OUT, Close, Effect, Flush, Receive
 from qpsmtpd.session.role import MX, Role
@@ -78,6 +78,7 @@ class Session(Chains):
             nonce=site.nonce,
             secret=site.secret,
         )
+        self._special = PARSE_HOOKS | {"queue"} if role.lmtp else PARSE_HOOKS
         self._output = b""  # what the protocol has not said: the flights of a TLS handshake, a refusal before it begins
         self._tls: TlsChannel | None = None
         self._before_hello: tuple[bool | None, dict[str, object]] | None = None  # what STARTTLS goes back to
@@ -200,7 +201,8 @@ class Session(Chains):
                 if self._broken is not None and VERDICTS[name][FAILED].reply is not None:
                     answer = FAILED
                 elif name in self._chains:
-                    answer, texts = yield from self._asked(event)
+                    ask = self._asked if name in self._special else self._ask
+                    answer, texts = yield from ask(event)
                 if answer is FAILED:
                     server.fail()
                     continue
@@ -215,11 +217,10 @@ class Session(Chains):
                 yield from self._heard(event)
 
     def _asked(self, event: Hook) -> Asking:
+        """Ask a hook that is more than its chain: a parser follows, or it is about one recipient."""
         if isinstance(event, hooks.ParseHook):
             return (yield from self._parse(event))
-        if not isinstance(event, hooks.Queue):
-            return (yield from self._ask(event))
-        self.transaction.narrow(event.recipient)
+        self.transaction.narrow(event.recipient if isinstance(event, hooks.Queue) else None)
         result = yield from self._ask(event)
         self.transaction.narrow(None)
         return result
@@ -374,7 +375,8 @@ class Session(Chains):
         if answer is OK:
             header.add("Received", "\n".join(texts), 0)
         else:
-            how = " ".join(f"{event.protocol} {event.tls} {event.authentication}".split())
+            comments = event.tls + event.authentication
+            how = f"{event.protocol} {' '.join(comments.split())}" if comments else event.protocol
             by = f"by {hostname} (qpsmtpd) with {how}"
             header.prepend(received_field(self._trace_from, by, self.transaction, self._site.date()))
         for forged in header.take("Authentication-Results"):

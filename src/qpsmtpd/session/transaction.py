@@ -6,10 +6,9 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from email.message import EmailMessage
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from qpsmtpd.protocol import NULL_PATH, Mailbox, Parameters
 from qpsmtpd.session.message import Header, Message
@@ -22,8 +21,7 @@ Recipient = tuple[Mailbox, Parameters]
 """A recipient with the ESMTP parameters of its RCPT command."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Accepted:
+class _Accepted(NamedTuple):
     mailbox: Mailbox
     parameters: Parameters
     number: int | None
@@ -100,7 +98,7 @@ class Transaction:
         """Deliver to `new` what is addressed to `old`: a recipient, or the one whose RCPT is being decided."""
         if any(each.mailbox == old for each in self._recipients):
             self._recipients = [
-                replace(each, mailbox=new) if each.mailbox == old else each for each in self._recipients
+                each._replace(mailbox=new) if each.mailbox == old else each for each in self._recipients
             ]
         else:
             self._replaced[old] = new

@@ -72,12 +72,12 @@ class AuthImap(Plugin):
     ) -> Result:
         try:
             right = self._ask(user, password)
+        except OSError as error:  # also a bad certificate, which is a ValueError as well
+            self.log(LOGERROR, f"error, {self._where}: {error.strerror or error}")
+            return DENYSOFT
         except (imaplib.IMAP4.error, ValueError) as error:
             # Its text may be the server's, who may repeat what it was told.
             self.log(LOGERROR, f"error, {self._where} ends the talk or makes no sense ({type(error).__name__})")
-            return DENYSOFT
-        except OSError as error:
-            self.log(LOGERROR, f"error, {self._where}: {error.strerror or error}")
             return DENYSOFT
         if right:
             self.log(LOGINFO, f"pass, {user} by {mechanism}")

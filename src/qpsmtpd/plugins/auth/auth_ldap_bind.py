@@ -32,9 +32,11 @@ In config/plugins:
 import importlib
 import re
 import ssl
+import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from socket import socket
 from typing import Any, Protocol, cast
 
 from qpsmtpd import DECLINED, DENYSOFT, LOGERROR, LOGINFO, LOGWARN, OK, Plugin, Result, Site, Transaction, blocking
@@ -96,6 +98,9 @@ class AuthLdapBind(Plugin):
         except (self._ldap3.core.exceptions.LDAPException, OSError, _TroubleError) as error:
             self.log(LOGERROR, f"error, {self._where}: {error}")
             return DENYSOFT
+        except Exception as error:  # noqa: BLE001 - ldap3 raises anything for octets that are no LDAP
+            self.log(LOGERROR, f"error, {self._where} makes no sense ({type(error).__name__})")
+            return DENYSOFT
         if why:
             self.log(LOGINFO, f"fail, {user} by {mechanism}: {why}")
             return DECLINED
@@ -121,7 +126,8 @@ class AuthLdapBind(Plugin):
 
     def _find(self, name: str) -> list[str]:
         """The DNs of the entries that have this name; no more than two of them."""
-        escaped = self._ldap3.utils.conv.escape_filter_chars(name)
+        # Every octet, so that neither filter nor library finds a meaning in one (RFC 4515 section 3).
+        escaped = "".join(f"\\{octet:02x}" for octet in name.encode())
         with self._connect(*self._searcher) as connection:
             if not connection.bind(read_server_info=False):
                 raise _TroubleError(f"the bind for the search gave {connection.result['description']}")
@@ -147,8 +153,8 @@ class AuthLdapBind(Plugin):
             password or None,
             authentication=library.SIMPLE if dn else library.ANONYMOUS,
             auto_referrals=False,  # the password is for this server alone
+            check_names=False,  # whether a DN is one is for the directory to say
             read_only=True,
-            receive_timeout=self._timeout,
         )
         connection = cast("_Connection", made)
         try:
@@ -157,7 +163,10 @@ class AuthLdapBind(Plugin):
                 raise _TroubleError("STARTTLS has failed")
             yield connection
         finally:
-            connection.unbind()
+            with suppress(library.core.exceptions.LDAPException, OSError):
+                connection.unbind()
+            if connection.socket is not None:  # where it could not be opened as a whole
+                connection.socket.close()
 
 
 class _TroubleError(Exception):
@@ -171,6 +180,8 @@ class _Connection(Protocol):
     def result(self) -> Mapping[str, Any]: ...
     @property
     def response(self) -> Sequence[Mapping[str, Any]] | None: ...
+    @property
+    def socket(self) -> socket | None: ...
     def open(self, *, read_server_info: bool) -> object: ...
     def start_tls(self, *, read_server_info: bool) -> bool: ...
     def bind(self, *, read_server_info: bool) -> bool: ...
@@ -182,7 +193,10 @@ class _Connection(Protocol):
 
 def _library() -> Any:
     try:
-        return importlib.import_module("ldap3")
+        with warnings.catch_warnings(
+            category=DeprecationWarning, action="ignore"
+        ):  # ldap3 2.9 needs old names of pyasn1
+            return importlib.import_module("ldap3")
     except ModuleNotFoundError:
         raise ConfigError("LDAP needs ldap3; run `pip install 'qpsmtpd[ldap]'`") from None
 
@@ -191,17 +205,24 @@ def _server(library: Any, settings: Mapping[str, str], timeout: float) -> Callab
     """What makes an `ldap3.Server`. Raises ValueError."""
     authority = settings["ldap_ca"] or None
     try:
-        ssl.create_default_context(cafile=authority)  # ldap3 would read it at the first login only
+        context = ssl.create_default_context(cafile=authority)
     except OSError as error:
         raise ValueError(f"ldap_ca {authority}: {error.strerror or error}") from error
+
+    def wrap_socket(connection: Any, *, do_handshake: bool) -> None:
+        del do_handshake
+        connection.socket = context.wrap_socket(connection.socket, server_hostname=settings["ldap_host"])
+
+    tls = library.Tls()
+    tls.wrap_socket = wrap_socket  # its own has another idea of host names, and leaks the socket of a stranger
     return partial(
         library.Server,
         settings["ldap_host"],
         _port(settings),
         use_ssl=settings["ldap_tls"] == "yes",
-        tls=library.Tls(validate=ssl.CERT_REQUIRED, ca_certs_file=authority),
+        tls=tls,
         get_info=library.NONE,
-        connect_timeout=timeout,
+        connect_timeout=timeout,  # stays that of the socket, for all it waits for; `receive_timeout` takes no fractions
     )
 
 
