@@ -3,13 +3,16 @@
 import contextlib
 import re
 import signal
+import smtplib
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 
 import pytest
 
+from qpsmtpd.certificates import make_self_signed
 from qpsmtpd.daemon import BACKENDS
 
 ENVELOPE = (b"EHLO c\r\n", b"MAIL FROM:<a@b>\r\n", b"RCPT TO:<c@d>\r\n", b"DATA\r\n")
@@ -36,7 +39,7 @@ def config(tmp_path):
 
 
 @contextlib.contextmanager
-def server(config, backend="asyncio"):
+def server(config, backend="asyncio", *more):
     """A running server and its address; killed if it is still there at the end."""
     command = [
         sys.executable,
@@ -49,16 +52,75 @@ def server(config, backend="asyncio"):
         "127.0.0.1:0",
         "--backend",
         backend,
+        *more,
     ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
             line = process.stdout.readline().decode()
-            match = re.match(r"qpsmtpd listens on 127\.0\.0\.1:(\d+) ", line)
+            match = re.match(r"qpsmtpd listens on 127\.0\.0\.1:(\d+)[, ]", line)
             assert match, line + process.stderr.read().decode()
+            process.where = [int(port) for port in re.findall(r"127\.0\.0\.1:(\d+)", line)]
             yield process, ("127.0.0.1", int(match[1]))
         finally:
             if process.poll() is None:
                 process.kill()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_lmtp_is_spoken_on_a_unix_socket(config, tmp_path, backend):
+    path = tmp_path / "lmtp.sock"
+    with server(config(), backend, "--listen", f"lmtp=unix:{path}") as (process, _):
+        with socket.socket(socket.AF_UNIX) as client, client.makefile("rb") as replies:
+            client.settimeout(20)
+            client.connect(str(path))
+            lines = (b"LHLO c\r\n", *ENVELOPE[1:3], ENVELOPE[2], ENVELOPE[3], CONTENT, b"QUIT\r\n")
+            client.sendall(b"".join(lines))
+            codes = [line[:3] for line in replies if line[3:4] == b" "]
+        assert codes == [b"220", b"250", b"250", b"250", b"250", b"354", b"250", b"250", b"221"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    assert len(list((tmp_path / "mail" / "new").iterdir())) == 2
+
+
+def test_a_socket_that_was_left_behind_is_replaced_and_one_in_use_is_not(config, tmp_path):
+    path = tmp_path / "lmtp.sock"
+    with server(config(), "asyncio", "--listen", f"lmtp=unix:{path}") as (process, _):
+        command = [sys.executable, "-m", "qpsmtpd", "run", "--config", config(), "--listen", f"lmtp=unix:{path}"]
+        second = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        assert second.returncode == 1
+        assert second.stderr == f"qpsmtpd: cannot listen on {path}: Address already in use\n"
+        process.kill()
+        process.wait(20)
+    with server(config(), "asyncio", "--listen", f"lmtp=unix:{path}"):
+        pass
+
+
+def test_each_listener_has_its_role(config, tmp_path):
+    make_self_signed(tmp_path, "localhost")
+    files = config(plugins="auth/auth_flat_file\nrelay\nrcpt_ok\nqueue/discard", flat_auth_pw="user:pass")
+    listening = ("--listen", "submissions,normalize=127.0.0.1:0", "--listen", "submission=127.0.0.1:0")
+    certificate = ("--tls-cert", tmp_path / "localhost.crt", "--tls-key", tmp_path / "localhost.key")
+    context = ssl.create_default_context(cafile=tmp_path / "localhost.crt")
+    with server(files, "asyncio", *listening, *certificate) as (process, (host, port)):
+        ports = process.where
+        with smtplib.SMTP(host, port, timeout=20) as mx:
+            assert mx.docmd("EHLO", "c")[0] == 250
+            assert mx.docmd("MAIL", "FROM:<a@b.example>")[0] == 250
+        with smtplib.SMTP_SSL("localhost", ports[1], timeout=20, context=context) as submissions:
+            assert submissions.docmd("EHLO", "c")[0] == 250
+            assert submissions.docmd("MAIL", "FROM:<a@b.example>")[0] == 530
+            submissions.login("user", "pass")
+            assert submissions.docmd("MAIL", "FROM:<a@b.example>")[0] == 250
+            assert submissions.docmd("RCPT", "TO:<c@d.example>")[0] == 250
+            assert submissions.docmd("DATA")[0] == 354
+            submissions.send("bare\nfeed\r\n.\r\n")
+            assert submissions.getreply()[0] == 250
+        with smtplib.SMTP("localhost", ports[2], timeout=20) as submission:
+            assert submission.docmd("EHLO", "c")[0] == 250
+            assert b"STARTTLS" in submission.docmd("MAIL", "FROM:<a@b.example>")[1]
+            submission.starttls(context=context)
+            submission.login("user", "pass")
+            assert submission.docmd("MAIL", "FROM:<a@b.example>")[0] == 250
 
 
 FORKED = """

@@ -73,7 +73,19 @@ def _parser() -> argparse.ArgumentParser:
         help="the config directory (default: $QPSMTPD_CONFIG, else ./config; without one, mail from this machine is kept in ./mail)",
     )
 
-    run = commands.add_parser("run", parents=[with_config], help="serve until SIGTERM or Ctrl-C")
+    with_tls = argparse.ArgumentParser(add_help=False)
+    with_tls.add_argument(
+        "--tls-cert",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        help="a certificate with its chain, in PEM; may be given several times, the first is the default one",
+    )
+    with_tls.add_argument(
+        "--tls-key", metavar="FILE", type=Path, action="append", help="the key of the certificate, in PEM"
+    )
+
+    run = commands.add_parser("run", parents=[with_config, with_tls], help="serve until SIGTERM or Ctrl-C")
     run.add_argument(
         "--listen",
         metavar="[ROLE=]HOST:PORT",
@@ -83,19 +95,14 @@ def _parser() -> argparse.ArgumentParser:
         f"the system; roles: {', '.join(ROLES)} (default: mx); `ROLE,normalize` mends bare line ends in messages",
     )
     run.add_argument(
-        "--tls-cert",
-        metavar="FILE",
-        type=Path,
-        action="append",
-        help="a certificate with its chain, in PEM; may be given several times, the first is the default one",
-    )
-    run.add_argument("--tls-key", metavar="FILE", type=Path, action="append", help="the key of the certificate, in PEM")
-    run.add_argument(
         "--backend", choices=list(daemon.BACKENDS), default="asyncio", help="the driver (default: asyncio)"
     )
     run.set_defaults(command=_run)
 
-    inetd = commands.add_parser("inetd", parents=[with_config], help="serve one session on standard input and output")
+    inetd = commands.add_parser(
+        "inetd", parents=[with_config, with_tls], help="serve one session on standard input and output"
+    )
+    inetd.add_argument("--role", type=_role, default=MX, help="as with --listen (default: mx)", metavar="ROLE")
     inetd.set_defaults(command=_inetd)
 
     check = commands.add_parser("check", parents=[with_config], help="load everything, start nothing")
@@ -136,9 +143,14 @@ def _listener(text: str) -> Listener:
     match = _LISTEN.fullmatch(text)
     if match is None or int(match["port"] or 0) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT or unix:PATH; an IPv6 address goes in brackets")
+    place = Path(match["path"]) if match["path"] else (match["six"] or match["host"], int(match["port"]))
+    return Listener(place, _role(match["words"] or "mx"))
+
+
+def _role(text: str) -> Role:
     role = MX
     endings = {each.name.lower(): each for each in LineEndings}
-    for word in (match["words"] or "mx").split(","):
+    for word in text.split(","):
         if word in ROLES:
             role = replace(ROLES[word], line_endings=role.line_endings)
         elif word in endings:
@@ -148,8 +160,7 @@ def _listener(text: str) -> Listener:
             raise argparse.ArgumentTypeError(
                 f"there is no role {word!r}{did_you_mean(word, known)}; known are {', '.join(known)}"
             )
-    place = Path(match["path"]) if match["path"] else (match["six"] or match["host"], int(match["port"]))
-    return Listener(place, role)
+    return role
 
 
 def _config(options: argparse.Namespace) -> Config:
@@ -186,22 +197,30 @@ def _run(options: argparse.Namespace) -> int:
         _check_role(site, listener.role)
 
     def started(addresses: list[Address]) -> None:
-        where = ", ".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses)
-        host, port = addresses[0]
+        where = ", ".join(map(_shown, addresses))
         if site.settings.directory is None:
             goes = f"mail from this machine, to anyone, goes to {Path('mail').absolute()}"
         else:
             queues = ", ".join(entry.name for entry in site.chains.get("queue", ())) or "no queue plugin: nowhere"
             goes = f"mail goes to {queues} ({site.settings.directory})"
-        print(f"qpsmtpd listens on {where} ({options.backend}); {goes}")
-        print(
-            f"""Send a first mail: python3 -c "import smtplib; smtplib.SMTP('{host}', {port})"""
-            """.sendmail('me@example.org', ['you@example.org'], 'Subject: hello\\n\\nIt works.')\"""",
-            flush=True,
-        )
+        print(f"qpsmtpd listens on {where} ({options.backend}); {goes}", flush=True)
+        host, port = addresses[0]
+        if listeners[0].role.name == MX.name and port:
+            print(
+                f"""Send a first mail: python3 -c "import smtplib; smtplib.SMTP('{host}', {port})"""
+                """.sendmail('me@example.org', ['you@example.org'], 'Subject: hello\\n\\nIt works.')\"""",
+                flush=True,
+            )
 
     daemon.run(site, options.backend, listeners, started)
     return 0
+
+
+def _shown(address: Address) -> str:
+    host, port = address
+    if not port:
+        return f"unix:{host}"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _check_role(site: Site, role: Role) -> None:
@@ -220,7 +239,9 @@ def _check_role(site: Site, role: Role) -> None:
 
 
 def _inetd(options: argparse.Namespace) -> int:
-    daemon.inetd(_site(options))
+    site = _site(options)
+    _check_role(site, options.role)
+    daemon.inetd(site, options.role)
     return 0
 
 

@@ -14,6 +14,7 @@ from functools import partial
 from qpsmtpd.config import ConfigError
 from qpsmtpd.logs import LOGINFO
 from qpsmtpd.session.connection import Peer, plain_address
+from qpsmtpd.session.role import MX, Role
 from qpsmtpd.session.session import Session
 from qpsmtpd.site import Kind, Site
 from qpsmtpd.transports import blocking
@@ -54,14 +55,14 @@ def check_backend(site: Site, backend: str) -> None:
             ) from error
 
 
-def inetd(site: Site) -> None:
+def inetd(site: Site, role: Role = MX) -> None:
     """Serve one session on standard input and output, as inetd, tcpserver and others start it.
 
     The client's address is that of the socket, or what `TCPREMOTEIP` and its kin say.
     """
     portal = blocking.Portal()
     try:
-        blocking.Link(Session(site, _inetd_peer()), _StandardStreams(), portal).drive()
+        blocking.Link(Session(site, _inetd_peer(), role), _StandardStreams(), portal).drive()
     finally:
         portal.close()
         site.remove_spool_dir()

@@ -390,7 +390,7 @@ class Plugin:
     def hook_auth_oauthbearer(
         self, transaction: Transaction, mechanism: str, user: str, password: str, digest: None, ticket: None
     ) -> HookResult:
-        """AUTH OAUTHBEARER, as auth-xoauth2; `user` may be empty where the token says it all."""
+        """AUTH OAUTHBEARER, as auth-xoauth2."""
         return DECLINED
 
     def hook_auth_scram_sha_256(self, transaction: Transaction, mechanism: str, user: str) -> HookResult:

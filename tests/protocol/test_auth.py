@@ -307,3 +307,18 @@ def test_the_trace_tells_who_it_was():
     driver.send(MAIL, RCPT, DATA, MESSAGE)
     (hook,) = driver.asked("received_line")
     assert hook.arguments == ("ESMTPA", "(smtp-auth username a?b?c@d.example, mechanism plain)\n", "")
+
+
+def test_cancelling_behind_a_judgement_does_not_save_a_client_from_the_limit():
+    driver = server(EHLO, asked={"auth-xoauth2"}, answers={"auth-xoauth2": DENY}, limits=Limits(auth_failures=3))
+    guess = b"AUTH XOAUTH2 " + b64(BEARER["XOAUTH2"]) + b"\r\n"
+    codes = [reply.code for _ in range(3) for reply in driver.send(guess, b"*\r\n")]
+    assert codes == [334, 501] * 3
+    assert driver.code(guess) == 421
+    assert driver.closed
+    assert [attempt.user for attempt in attempts(driver)] == ["user"] * 3
+
+
+def test_oauthbearer_needs_a_user():
+    driver = server(EHLO, asked={"auth-oauthbearer"}, answers={"auth-oauthbearer": OK})
+    assert driver.code(b"AUTH OAUTHBEARER " + b64(b"n,,\1auth=Bearer token\1\1") + b"\r\n") == 535

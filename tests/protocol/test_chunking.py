@@ -211,3 +211,20 @@ def test_in_content_tells_that_a_chunk_is_awaited():
     assert driver.server.in_content
     driver.send(b"b\r\n"[:2])
     assert not driver.server.in_content
+
+
+@pytest.mark.parametrize(
+    "line", [b"BDAT 22 LAST\n", b"BDAT\t22 LAST\r\n", b"bdat 22" + b" " * 5000 + b"\r\n", b"BDAT 22 LAST\r \r\n"]
+)
+def test_a_chunk_whose_line_is_refused_never_passes_for_commands(line):
+    driver = begun()
+    replies = driver.send(line + b"EHLO smuggled.example\r\n")
+    assert [reply.code for reply in replies] == [501]
+    assert driver.closed
+    assert len(driver.asked("ehlo")) == 1
+
+
+def test_data_is_no_way_for_binary_content():
+    driver = Driver(EHLO, b"MAIL FROM:<a@b.example> BODY=BINARYMIME\r\n", RCPT, extensions=BINARY)
+    assert driver.code(b"DATA\r\n") == 503
+    assert driver.code(chunk(b"\n", last=True)) == 250

@@ -120,3 +120,10 @@ def test_without_the_queue_hook_nothing_is_accepted():
     driver = begun("a", "b", asked={"rcpt"})
     driver.send(DATA)
     assert [reply.code for reply in driver.send(BODY + b".\r\n")] == [451, 451]
+
+
+@pytest.mark.parametrize(("answer", "code"), [(DENY, 554), (DENYSOFT, 451), (FAILED, 451)])
+def test_a_refused_last_chunk_has_a_reply_for_each_recipient(answer, code):
+    driver = begun("a", "b", "c", answers={"data": answer})
+    assert [reply.code for reply in driver.send(b"BDAT 3 LAST\r\na\r\n")] == [code] * 3
+    assert driver.code(MAIL) == 250

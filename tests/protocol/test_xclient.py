@@ -10,7 +10,7 @@ from qpsmtpd.protocol.xclient import ATTRIBUTES, format_xclient, parse_xclient
 TEXT = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=20).filter(
     lambda text: text.upper() not in ("[UNAVAILABLE]", "[TEMPUNAVAIL]")
 )
-ADDRESSES = st.ip_addresses().map(str)
+ADDRESSES = st.ip_addresses().filter(lambda ip: getattr(ip, "ipv4_mapped", None) is None).map(str)
 PORTS = st.integers(1, 65535)
 CLIENTS = st.builds(
     XClient,
@@ -41,16 +41,47 @@ def test_names_have_no_case_and_values_are_xtext():
     assert parse_xclient("login=a+2Bb addr=IPv6:2001:DB8::1") == XClient(login="a+b", address="2001:db8::1")
 
 
+@pytest.mark.parametrize(
+    ("value", "address"),
+    [
+        *(("168.100.189.2", "168.100.189.2"), ("IPV6:2001:DB8:0::1", "2001:db8::1"), ("2001:db8::1", "2001:db8::1")),
+        *(("IPV6:::ffff:192.0.2.1", "192.0.2.1"), ("[UNAVAILABLE]", "")),
+    ],
+)
+def test_addresses_are_canonical(value, address):
+    assert parse_xclient(f"DESTADDR={value} ADDR={value}") == XClient(address=address, destination_address=address)
+
+
+def test_ipv6_addresses_are_written_with_their_tag():
+    client = XClient(address="2001:db8::1", destination_address="192.0.2.1", helo="a b")
+    assert format_xclient(client) == "ADDR=IPV6:2001:db8::1 HELO=a+20b DESTADDR=192.0.2.1"
+
+
 @pytest.mark.parametrize("value", ["[UNAVAILABLE]", "[tempunavail]"])
-def test_what_is_unknown_there_is_none(value):
-    assert parse_xclient(f"NAME={value} PORT=1") == XClient(port=1)
+def test_what_is_unknown_there_is_told_from_what_was_not_said(value):
+    client = parse_xclient(f"NAME={value} ADDR={value} PORT={value}")
+    assert client == XClient(name="", address="", port=0)
+    assert parse_xclient(format_xclient(client)) == client
 
 
 @pytest.mark.parametrize(
     "argument",
     [
         *("", "NAME", "NAME=", "FOO=1", "NAME=a NAME=b", "NAME=a+0Db", "NAME=a+0", "HELO=a+00"),
-        *("ADDR=300.1.1.1", "ADDR=x", "ADDR=fe80::1%1", "PORT=0", "PORT=65536", "PORT=-1", "PROTO=LMTP"),
+        *(
+            "ADDR=300.1.1.1",
+            "ADDR=x",
+            "ADDR=IPV6:1.2.3.4",
+            "ADDR=[1.2.3.4]",
+            "ADDR=1.2.3.04",
+            "DESTADDR=x",
+            "ADDR=fe80::1%1",
+            "PORT=0",
+            "PORT=65536",
+            "PORT=-1",
+            "PROTO=LMTP",
+        ),
+        *("PORT=\u0661", "DESTPORT=0", "NAME=a\x85ADDR=1.2.3.4", "NAME=a\tADDR=1.2.3.4", "LOGIN=+FF", "HELO=+C2+85"),
     ],
 )
 def test_what_is_malformed_is_refused(argument):

@@ -8,7 +8,7 @@ import trustme
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qpsmtpd import DECLINED, DENY, OK, Plugin
+from qpsmtpd import DECLINED, DENY, OK, Pause, Plugin
 from qpsmtpd.protocol import OK as CODE_OK
 from qpsmtpd.protocol import ProxyHeader, Security
 from qpsmtpd.session.effects import SHUTTING_DOWN, TIMED_OUT, Close, Receive
@@ -457,6 +457,114 @@ def test_xclient_is_not_for_everybody():
     client = Kit(Everything, config={"xclient_networks": ["198.51.100.0/24"]}).connect()
     assert "XCLIENT" not in client.say("EHLO proxy.example").text
     assert client.say("XCLIENT ADDR=203.0.113.9").code == 500
+
+
+def test_whoever_is_behind_a_proxy_is_not_trusted_for_it():
+    kit = Kit(Everything, config={**PROXY, "xclient_networks": ["192.0.2.0/24"]})
+    client = kit.connect()
+    client.send(HEADER.encode_v1())
+    assert "XCLIENT" not in client.say("EHLO evil.example").text
+    assert client.say("XCLIENT LOGIN=admin").code == 500
+
+
+def test_a_trusted_client_behind_a_proxy_is_trusted():
+    kit = Kit(Everything, config={**PROXY, "xclient_networks": ["203.0.113.9"]})
+    client = kit.connect()
+    client.send(HEADER.encode_v1())
+    assert "XCLIENT" in client.say("EHLO good.example").text
+
+
+def test_an_unknown_client_has_no_rights_of_the_one_that_speaks_for_it():
+    kit = Kit("relay", "rcpt_ok", config={"xclient_networks": ["192.0.2.0/24"], "relayclients": ["192.0.2."]})
+    client = kit.connect()
+    client.say("EHLO proxy.example")
+    assert client.connection.relay_client
+    assert client.say("XCLIENT ADDR=[UNAVAILABLE] NAME=[UNAVAILABLE]").code == 220
+    assert client.connection.remote_ip == ""
+    client.say("EHLO unknown.example")
+    client.say("MAIL FROM:<a@b.example>")
+    assert not client.connection.relay_client
+    assert client.say("RCPT TO:<victim@else.where>").code == 550
+
+
+def test_an_identity_by_xclient_is_forgotten_with_its_rights(kit, client_context):
+    class Plain(Plugin):
+        def hook_rcpt(self, transaction, recipient, parameters):
+            return OK if self.connection.relay_client else DENY
+
+    client = kit(Plain, xclient_networks=["192.0.2.0/24"]).connect()
+    client.say("XCLIENT LOGIN=admin")
+    client.say("EHLO client.example")
+    assert client.connection.relay_client
+    client.say("STARTTLS")
+    client.start_tls(client_context, HOST)
+    assert (client.connection.relay_client, client.connection.auth_user) == (None, "")
+
+
+def test_notes_are_forgotten_however_deep(kit, client_context):
+    class Deep(Plugin):
+        def hook_connect(self, transaction):
+            self.connection.notes["deep"] = {"list": ["kept"], "set": {"kept"}}
+
+        def hook_ehlo(self, transaction, host):
+            self.connection.notes["deep"]["list"].append(host)
+            self.connection.notes["deep"]["set"].add(host)
+
+    client = encrypted(kit(Deep), client_context)
+    assert client.connection.notes["deep"] == {"list": ["kept"], "set": {"kept"}}
+
+
+def test_a_mapped_address_is_the_one_it_stands_for():
+    client = Kit(Everything, config=PROXY).connect()
+    client.send(b"PROXY TCP6 ::ffff:203.0.113.66 ::1 5555 25\r\n")
+    assert client.connection.remote_ip == "203.0.113.66"
+
+
+def test_what_a_proxy_says_of_a_cipher_is_harmless():
+    evil = Security("TLSv1.3\0", "a)\r\nX: y \x1b[2J (b")
+    assert str(evil) == "TLSv1.3? a???X??y???2J??b"
+
+
+def test_early_talk_behind_a_header_is_noticed():
+    class Early(Plugin):
+        def hook_connect(self, transaction):
+            talked = yield Pause(1, until_input=True)
+            return (DENY, "early") if talked else DECLINED
+
+    client = Kit(Early, config=PROXY).connect()
+    assert client.send(HEADER.encode_v1() + b"EHLO spam\r\n").startswith(b"554 early")
+
+
+def test_what_was_said_in_clear_goes_before_the_handshake(kit):
+    class Slow(Plugin):
+        def hook_noop(self, transaction):
+            yield Pause(1, until_input=True)
+
+    site = kit(Slow).site
+    session = Session(site, CLIENT)
+    run = session.run()
+    next(run)
+    session.data_to_send()
+    hello = TlsChannel(ssl.create_default_context(), server_side=False, server_hostname=HOST)
+    hello.handshake()
+    effect = run.send(b"NOOP\r\nSTARTTLS\r\n")
+    assert isinstance(effect, Pause)
+    run.send(hello.data_to_send())
+    assert session.data_to_send().startswith(b"250 2.0.0 OK\r\n220 2.0.0 Begin TLS now\r\n\x16\x03\x03")
+    run.close()
+
+
+@pytest.mark.parametrize("hook", ["auth", "auth_scram_sha_256"])
+def test_a_secret_in_a_nonsensical_result_is_not_logged(hook):
+    def answer(self, transaction, *arguments):
+        return OK, {"secret": "sesame"}
+
+    kit = Kit(type("Nonsense", (Plugin,), {f"hook_{hook}": answer}))
+    client = kit.connect()
+    client.say("EHLO client.example")
+    client.say(LOGIN if hook == "auth" else "AUTH SCRAM-SHA-256 " + base64.b64encode(b"n,,n=user,r=abc").decode())
+    assert kit.logged("TypeError")
+    assert not kit.logged("sesame")
 
 
 # LMTP

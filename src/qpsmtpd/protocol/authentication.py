@@ -63,6 +63,10 @@ class Authenticating(Conversation):
         if self._identity is not None:
             self._refuse(_AUTHENTICATED_ALREADY)
             return
+        if self._auth_failures >= self._limits.auth_failures:
+            self._say(_TOO_MANY_FAILURES)
+            yield from self._disconnect()
+            return
         if not words:
             self._refuse(_NO_MECHANISM)
             return
@@ -90,10 +94,12 @@ class Authenticating(Conversation):
                 fake_key=self._secret,
             )
         )
+        user = ""  # who has been judged already
         try:
             step = next(steps)
             while True:
                 if isinstance(step, Credentials):
+                    user = step.user
                     ruling = yield from self._judged(mechanism, step)
                     step = steps.send(VERDICTS[ruling[0]][ruling[1][0]].proceed)
                 elif isinstance(step, bytes):
@@ -101,7 +107,7 @@ class Authenticating(Conversation):
                     self._output += b"334 " + base64.b64encode(step) + b"\r\n"
                     response = yield from self._response()
                     if response is None:
-                        yield Authentication(name, "", succeeded=False)
+                        yield from self._given_up(name, user)
                         return
                     step = steps.send(response)
                 else:
@@ -112,10 +118,15 @@ class Authenticating(Conversation):
         except SaslError as error:
             if error.malformed:
                 self._refuse(_BAD_RESPONSE)
-                yield Authentication(name, "", succeeded=False)
+                yield from self._given_up(name, user)
                 return
             outcome = Outcome("", success=False)
         yield from self._authenticated(name, outcome, ruling)
+
+    def _given_up(self, mechanism: str, user: str) -> Script:
+        """The exchange has ended by its form, as the client has been told; a judgement counts all the same."""
+        self._auth_failures += bool(user)
+        yield Authentication(mechanism, user, succeeded=False)
 
     def _judged(self, mechanism: Mechanism, given: Credentials) -> Generator[Event, Result, tuple[str, Result]]:
         """What the hook of the mechanism says, or else the one of all mechanisms."""

@@ -18,9 +18,16 @@ __all__ = ["Dsn", "check_parameters", "decode_xtext", "encode_xtext", "format_pa
 _XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*")
 _HEX = re.compile(r"\+([0-9A-F]{2})")
 _TO_HEX = re.compile(rb"[^!-*,-<>-~]")
-_UNITEXT = re.compile(r"(?:[^\x00-\x20+=\x7f\\]|\\x\{[0-9A-F]{2,6}\})*")
+_CODE_POINT = (  # RFC 6533 section 3; without the control characters, which it tolerates
+    r"\\x\{(20|2B|3D|5C|[A-F][0-9A-F]|[1-9A-F][0-9A-F]{2}|[1-9A-CEF][0-9A-F]{3}|D[0-7][0-9A-F]{2}"
+    r"|(?:10|[1-9A-F])[0-9A-F]{4})\}"
+)
+_EMBEDDED = re.compile(_CODE_POINT)
+_UNITEXT = re.compile(rf"(?:[^\x00-\x20+=\x7f-\x9f\\\ud800-\udfff]|{_CODE_POINT})*")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _ADDRESS_TYPE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?")
 _BY = re.compile(r"([+-]?[0-9]{1,9});([NR])T?", re.IGNORECASE)
+_PRIORITY = re.compile(r"0|-?[1-9]")
 _NOTIFY = frozenset({"SUCCESS", "FAILURE", "DELAY"})
 
 _BAD_PARAMETER = SyntaxProblem(Reply(501, "5.5.4", "Syntax error in a parameter"))
@@ -28,7 +35,10 @@ _NOT_OFFERED = SyntaxProblem(Reply(555, "5.5.4", "A parameter of an extension th
 
 
 def encode_xtext(text: str) -> str:
-    """Text as a parameter can hold it (RFC 3461 section 4); other than ASCII as the octets of UTF-8."""
+    """Text as a parameter can hold it (RFC 3461 section 4); other than ASCII as the octets of UTF-8.
+
+    Raises UnicodeEncodeError for lone surrogates, except those that stand for an octet.
+    """
     octets = text.encode("utf-8", "surrogateescape")
     return _TO_HEX.sub(lambda match: b"+%02X" % match[0][0], octets).decode("ascii")
 
@@ -48,38 +58,64 @@ def _is_number(value: str | None) -> bool:
     return value is not None and value.isdecimal() and value.isascii() and len(value) <= 20
 
 
+def _upper(value: str | None) -> str:
+    """A keyword as the tables have it; nothing outside ASCII becomes one."""
+    return value.upper() if value is not None and value.isascii() else ""
+
+
 def _one_of(*words: str) -> Callable[[str | None], bool]:
-    return lambda value: value is not None and value.upper() in words
+    return lambda value: _upper(value) in words
 
 
 def _is_flag(value: str | None) -> bool:
     return value is None
 
 
+def _decode_text(xtext: str) -> str | None:
+    """What xtext stands for, if that can be written into a notification (RFC 3461 sections 4.2 and 4.4)."""
+    text = decode_xtext(xtext)
+    return text if text and not _CONTROL.search(text) else None
+
+
+def _decode_unitext(unitext: str) -> str | None:
+    """What unitext stands for (RFC 6533 section 3)."""
+    if not unitext or not _UNITEXT.fullmatch(unitext):
+        return None
+    return _EMBEDDED.sub(lambda match: chr(int(match[1], 16)), unitext)
+
+
+def _decode_envelope_id(value: str | None) -> str | None:
+    text = _decode_text(value or "")
+    return text if text is not None and len(text) <= 100 else None  # RFC 3461 section 4.4
+
+
+def _decode_original_recipient(value: str | None) -> tuple[str, str] | None:
+    kind, _, encoded = (value or "").partition(";")
+    if not _ADDRESS_TYPE.fullmatch(kind) or len(value or "") > 500:  # RFC 3461 section 4.2
+        return None
+    address = _decode_unitext(encoded) if kind.lower() == "utf-8" else _decode_text(encoded)
+    return None if address is None else (kind, address)
+
+
 def _is_envelope_id(value: str | None) -> bool:
-    text = decode_xtext(value) if value is not None else None
-    return text is not None and len(text) <= 100  # RFC 3461 section 4.4
+    return _decode_envelope_id(value) is not None
 
 
 def _is_notify(value: str | None) -> bool:
-    words = (value or "").upper().split(",")
+    words = _upper(value).split(",")
     return words == ["NEVER"] or (len(set(words)) == len(words) and _NOTIFY.issuperset(words))
 
 
 def _is_original_recipient(value: str | None) -> bool:
-    kind, semicolon, address = (value or "").partition(";")
-    if not semicolon or not _ADDRESS_TYPE.fullmatch(kind) or len(value or "") > 500:  # RFC 3461 section 4.2
-        return False
-    form = _UNITEXT if kind.lower() == "utf-8" else _XTEXT  # RFC 6533 section 3
-    return bool(address) and form.fullmatch(address) is not None
+    return _decode_original_recipient(value) is not None
 
 
 def _is_identity(value: str | None) -> bool:
-    return value is not None and (value == "<>" or bool(value and decode_xtext(value)))
+    return value is not None and (value == "<>" or _decode_text(value) is not None)
 
 
 def _is_priority(value: str | None) -> bool:
-    return value is not None and re.fullmatch(r"-?[0-9]", value, re.ASCII) is not None
+    return value is not None and _PRIORITY.fullmatch(value) is not None
 
 
 def _is_deadline(value: str | None) -> bool:
@@ -125,7 +161,7 @@ def check_parameters(command: Command, parameters: Parameters, offered: frozense
             return _NOT_OFFERED
         if not rule.valid(value):
             return _BAD_PARAMETER
-        if keyword == "body" and (value or "").upper() == "BINARYMIME" and Extension.BINARYMIME not in offered:
+        if keyword == "body" and _upper(value) == "BINARYMIME" and Extension.BINARYMIME not in offered:
             return _NOT_OFFERED
     return None
 
@@ -156,13 +192,10 @@ class Dsn:
     @classmethod
     def of(cls, mail: Parameters, rcpt: Parameters) -> "Dsn":
         """Read the parameters of MAIL and of a RCPT; what is malformed counts as not said."""
-        ret, envid = mail.get("ret"), mail.get("envid")
-        notify, orcpt = rcpt.get("notify"), rcpt.get("orcpt")
-        kind, _, address = (orcpt or "").partition(";")
-        decoded = address if kind.lower() == "utf-8" else decode_xtext(address)
+        ret, notify = _upper(mail.get("ret")), _upper(rcpt.get("notify"))
         return cls(
-            ret.upper() if ret is not None and ret.upper() in ("FULL", "HDRS") else None,
-            decode_xtext(envid) if envid is not None else None,
-            frozenset(notify.upper().split(",")) - {"NEVER"} if notify is not None and _is_notify(notify) else None,
-            (kind, decoded) if decoded is not None and _is_original_recipient(orcpt) else None,
+            ret if ret in ("FULL", "HDRS") else None,
+            _decode_envelope_id(mail.get("envid")),
+            frozenset(notify.split(",")) - {"NEVER"} if _is_notify(notify) else None,
+            _decode_original_recipient(rcpt.get("orcpt")),
         )

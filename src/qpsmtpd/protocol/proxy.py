@@ -2,13 +2,12 @@ r"""The PROXY header, version 1 and 2: a proxy tells who is really connected.
 
 The format is HAProxy's (its document proxy-protocol.txt). Reading is total: any bytes give
 a header with its length, a wish for more, or a problem, and no more than `MAXIMUM` octets
-are ever asked for. Bytes that can no longer become a header are a problem at once.
+are ever asked for. Bytes that no header begins with are a problem before its end is there.
 """
 
 import enum
 import ipaddress
 import re
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from qpsmtpd.protocol.security import ClientCertificate, Security
@@ -26,12 +25,25 @@ _FIXED = len(_SIGNATURE) + 4
 _V1_MAXIMUM = 107
 _PORT = r"(0|[1-9][0-9]{0,4})"
 _V1 = re.compile(rf"PROXY TCP([46]) ([0-9A-Fa-f.:]{{2,39}}) ([0-9A-Fa-f.:]{{2,39}}) {_PORT} {_PORT}")
-_LOCAL, _PROXY = 0x20, 0x21
-_FAMILIES = {0x11: 4, 0x12: 4, 0x21: 16, 0x22: 16}  # TCP and UDP over IPv4 and IPv6: octets of an address
-_UNIX = 216  # octets of two paths
+_V1_WORDS = (b"PROXY TCP4 ", b"PROXY TCP6 ", b"PROXY UNKNOWN")
+_V1_BEGUN = re.compile(rb"PROXY (?:TCP[46] [0-9A-Fa-f.: ]*|UNKNOWN(?: [^\r\n]*)?)")
+_LOCAL, _PROXY = b"\x20", b"\x21"
+_ADDRESSES = {  # octets of both addresses, by family and transport
+    b"\x00": 0,
+    **dict.fromkeys((b"\x11", b"\x12"), 2 * (4 + 2)),
+    **dict.fromkeys((b"\x21", b"\x22"), 2 * (16 + 2)),
+    **dict.fromkeys((b"\x31", b"\x32"), 2 * 108),
+}
+_UNKNOWN, _TCP4, _TCP6, _UNIX = b"\x00", b"\x11", b"\x21", 2 * 108
+_MAPPED = bytes(10) + b"\xff\xff"
 _AUTHORITY, _CRC32C, _UNIQUE_ID, _SSL = 0x02, 0x03, 0x05, 0x20
 _SSL_VERSION, _SSL_CN, _SSL_CIPHER = 0x21, 0x22, 0x23
+_WORKED_OUT = frozenset({_AUTHORITY, _CRC32C, _UNIQUE_ID, _SSL})
 _CLIENT_SSL, _CLIENT_CERT = 0x01, 0x06  # of this connection, or of the session it resumes
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_Tlvs = tuple[tuple[int, bytes], ...]
 
 
 class ProxyProblem(enum.Enum):
@@ -53,7 +65,7 @@ class ProxyHeader:
     """Whether the proxy speaks for itself, or knows nothing: the connection's own addresses stay."""
 
     source: Endpoint | None = None
-    """Who is connected to the proxy; None if that is no internet address."""
+    """Who is connected to the proxy, IPv4 also where it is mapped into IPv6; None if that is no internet address."""
 
     destination: Endpoint | None = None
     """Where that one has connected to."""
@@ -70,44 +82,50 @@ class ProxyHeader:
     """All that a header of version 2 holds behind the addresses: type and value."""
 
     def encode_v1(self) -> bytes:
-        """The header as text. Raises ValueError for addresses of two kinds."""
-        if self.local or self.source is None or self.destination is None:
+        """The header as text. Raises ValueError for what is no IP address."""
+        ends = self._ends()
+        if ends is None:
             return b"PROXY UNKNOWN\r\n"
-        versions = {ipaddress.ip_address(host).version for host, _ in (self.source, self.destination)}
-        if len(versions) != 1:
-            raise ValueError("both addresses of a PROXY header are of one kind")
-        (host, port), (to, to_port) = self.source, self.destination
-        return f"PROXY TCP{versions.pop()} {host} {to} {port} {to_port}\r\n".encode("ascii")
+        source, destination = ipaddress.ip_address(ends[0]), ipaddress.ip_address(ends[1])
+        return f"PROXY TCP{source.version} {source} {destination} {ends[2]} {ends[3]}\r\n".encode("ascii")
 
     def encode_v2(self) -> bytes:
-        """The header as octets, with TLVs for `authority`, `unique_id` and `tls`, and without `tlvs`.
+        """The header as octets, with TLVs for `authority`, `unique_id` and `tls`, then the others of `tlvs`.
 
-        Raises ValueError for addresses of two kinds.
+        Raises ValueError for what is no IP address.
         """
-        family, addresses = 0, b""
-        if not self.local and self.source is not None and self.destination is not None:
-            ends = (self.source, self.destination)
-            hosts = [ipaddress.ip_address(host).packed for host, _ in ends]
-            if len(hosts[0]) != len(hosts[1]):
-                raise ValueError("both addresses of a PROXY header are of one kind")
-            family = 0x11 if len(hosts[0]) == 4 else 0x21
-            addresses = b"".join([*hosts, *(port.to_bytes(2) for _, port in ends)])
-        tlvs = b""
+        if self.local:
+            return _SIGNATURE + _LOCAL + _UNKNOWN + bytes(2)
+        family, body, ends = _UNKNOWN, b"", self._ends()
+        if ends is not None:
+            source, destination, port, to_port = ends
+            family = _TCP4 if len(source) == 4 else _TCP6
+            body = source + destination + port.to_bytes(2) + to_port.to_bytes(2)
         if self.authority is not None:
-            tlvs += _tlv(_AUTHORITY, self.authority.encode())
+            body += _tlv(_AUTHORITY, self.authority.encode())
         if self.unique_id:
-            tlvs += _tlv(_UNIQUE_ID, self.unique_id)
+            body += _tlv(_UNIQUE_ID, self.unique_id)
         if self.tls is not None:
-            tlvs += _tlv(_SSL, _ssl_value(self.tls))
-        command = _LOCAL if self.local else _PROXY
-        return _SIGNATURE + bytes([command, family]) + (len(addresses) + len(tlvs)).to_bytes(2) + addresses + tlvs
+            body += _tlv(_SSL, _ssl_value(self.tls))
+        body += b"".join(_tlv(kind, value) for kind, value in self.tlvs if kind not in _WORKED_OUT)
+        return _SIGNATURE + _PROXY + family + len(body).to_bytes(2) + body
+
+    def _ends(self) -> tuple[bytes, bytes, int, int] | None:
+        """Both addresses, both as IPv6 if they are of two kinds, and both ports; None if they are not told."""
+        if self.local or self.source is None or self.destination is None:
+            return None
+        (host, port), (to, to_port) = self.source, self.destination
+        source, destination = ipaddress.ip_address(host).packed, ipaddress.ip_address(to).packed
+        if len(source) != len(destination):
+            source, destination = (_MAPPED + source)[-16:], (_MAPPED + destination)[-16:]
+        return source, destination, port, to_port
 
 
 def read_proxy_header(buffer: bytes | bytearray) -> tuple[ProxyHeader, int] | ProxyProblem | None:
     """Read a header at the start of `buffer`: the header and its length, or None if more is needed."""
-    start = bytes(buffer[:_FIXED])
-    if _SIGNATURE.startswith(start[: len(_SIGNATURE)]):
-        return _read_v2(bytes(buffer[:MAXIMUM])) if len(start) == _FIXED else None
+    start = bytes(buffer[: len(_SIGNATURE)])
+    if _SIGNATURE.startswith(start):
+        return _read_v2(bytes(buffer[:MAXIMUM]))
     if b"PROXY ".startswith(start[:6]):
         return _read_v1(bytes(buffer[:_V1_MAXIMUM]))
     return ProxyProblem.NONE
@@ -115,105 +133,116 @@ def read_proxy_header(buffer: bytes | bytearray) -> tuple[ProxyHeader, int] | Pr
 
 def _read_v1(data: bytes) -> tuple[ProxyHeader, int] | ProxyProblem | None:
     line, end, _ = data.partition(b"\r\n")
+    begun = _V1_BEGUN.fullmatch(line if end else line.removesuffix(b"\r"))
     if not end:
-        if len(data) >= _V1_MAXIMUM:
-            return ProxyProblem.TOO_LARGE
-        return ProxyProblem.MALFORMED if b"\n" in data or b"\r" in data[:-1] else None
+        if begun is None and not any(word.startswith(line) for word in _V1_WORDS):
+            return ProxyProblem.MALFORMED
+        return None if len(data) < _V1_MAXIMUM else ProxyProblem.TOO_LARGE
     length = len(line) + len(end)
-    text = line.decode("latin-1")
-    if text == "PROXY UNKNOWN" or text.startswith("PROXY UNKNOWN "):
+    if begun is not None and line.startswith(b"PROXY UNKNOWN"):
         return ProxyHeader(local=True), length
-    match = _V1.fullmatch(text)
+    match = _V1.fullmatch(line.decode("latin-1"))
     if match is None:
         return ProxyProblem.MALFORMED
-    parse: Callable[[str], object] = ipaddress.IPv4Address if match[1] == "4" else ipaddress.IPv6Address
     try:
-        hosts = str(parse(match[2])), str(parse(match[3]))
+        source, destination = ipaddress.ip_address(match[2]), ipaddress.ip_address(match[3])
     except ValueError:
         return ProxyProblem.MALFORMED
-    ports = int(match[4]), int(match[5])
-    if max(ports) > 65535:
+    port, to_port = int(match[4]), int(match[5])
+    if {source.version, destination.version} != {int(match[1])} or max(port, to_port) > 65535:
         return ProxyProblem.MALFORMED
-    return ProxyHeader(local=False, source=(hosts[0], ports[0]), destination=(hosts[1], ports[1])), length
+    return ProxyHeader(local=False, source=(_plain(source), port), destination=(_plain(destination), to_port)), length
 
 
 def _read_v2(data: bytes) -> tuple[ProxyHeader, int] | ProxyProblem | None:
-    command, family = data[len(_SIGNATURE)], data[len(_SIGNATURE) + 1]
-    length = _FIXED + int.from_bytes(data[_FIXED - 2 : _FIXED])
-    if command not in (_LOCAL, _PROXY):
+    command, family = data[12:13], data[13:14]
+    if command not in (b"", _LOCAL, _PROXY):
         return ProxyProblem.MALFORMED
+    if command == _PROXY and family and family not in _ADDRESSES:
+        return ProxyProblem.MALFORMED
+    if len(data) < _FIXED:
+        return None
+    size = 0 if command == _LOCAL else _ADDRESSES[family]
+    length = _FIXED + int.from_bytes(data[14:_FIXED])
     if length > MAXIMUM:
         return ProxyProblem.TOO_LARGE
+    if length < _FIXED + size:
+        return ProxyProblem.MALFORMED
     if len(data) < length:
         return None
-    body = data[_FIXED:length]
-    if command == _LOCAL:
+    if command == _LOCAL:  # whatever else it says is to be ignored
         return ProxyHeader(local=True), length
-    width = _FAMILIES.get(family, 0)
-    size = 2 * width + 4 if width else _UNIX if family in (0x31, 0x32) else 0
-    if len(body) < size or family not in (0, *_FAMILIES, 0x31, 0x32):
-        return ProxyProblem.MALFORMED
-    found = list(_tlvs(body[size:]))
-    tlvs = tuple(tlv for tlv in found if tlv is not None)
-    if len(tlvs) != len(found):
-        return ProxyProblem.MALFORMED
+    header = _read_proxied(family, data[_FIXED : _FIXED + size], data[_FIXED + size : length], data[:length])
+    return header if isinstance(header, ProxyProblem) else (header, length)
+
+
+def _read_proxied(family: bytes, addresses: bytes, rest: bytes, whole: bytes) -> ProxyHeader | ProxyProblem:
+    tlvs = _read_tlvs(rest)
+    if tlvs is None:
+        if family != _UNKNOWN:
+            return ProxyProblem.MALFORMED
+        tlvs = ()  # addresses of a kind that the format has no name for
     known = dict(tlvs)
-    checksum = known.get(_CRC32C)
-    if checksum is not None and checksum != _checksum(data[:length], size):
+    if _CRC32C in known and known[_CRC32C] != _checksum(whole, len(whole) - len(rest)):
         return ProxyProblem.CHECKSUM
+    authority = _text(known[_AUTHORITY]) if _AUTHORITY in known else None
+    tls = _read_ssl(known[_SSL], authority) if _SSL in known else None
+    if isinstance(tls, ProxyProblem) or (authority is not None and _CONTROL.search(authority)):
+        return ProxyProblem.MALFORMED  # the client has chosen this name
     source = destination = None
-    if width:
-        ends = body[2 * width : size]
-        source = str(ipaddress.ip_address(body[:width])), int.from_bytes(ends[:2])
-        destination = str(ipaddress.ip_address(body[width : 2 * width])), int.from_bytes(ends[2:])
-    authority = known.get(_AUTHORITY)
-    header = ProxyHeader(
-        local=family == 0,
-        source=source,
-        destination=destination,
-        authority=None if authority is None else authority.decode("utf-8", "replace"),
-        tls=_security(known.get(_SSL, b""), authority),
-        unique_id=known.get(_UNIQUE_ID, b""),
-        tlvs=tlvs,
-    )
-    return header, length
+    if addresses and len(addresses) != _UNIX:
+        width = len(addresses) // 2 - 2
+        ends = [_plain(ipaddress.ip_address(addresses[at : at + width])) for at in (0, width)]
+        source = ends[0], int.from_bytes(addresses[-4:-2])
+        destination = ends[1], int.from_bytes(addresses[-2:])
+    return ProxyHeader(family == _UNKNOWN, source, destination, authority, tls, known.get(_UNIQUE_ID, b""), tlvs)
 
 
-def _tlvs(data: bytes) -> Iterator[tuple[int, bytes] | None]:
-    """The type-length-value triples; None where one is cut off."""
-    while data:
-        size = int.from_bytes(data[1:3])
-        if len(data) < 3 + size:
-            yield None
-            return
-        yield data[0], data[3 : 3 + size]
-        data = data[3 + size :]
+def _read_tlvs(data: bytes) -> _Tlvs | None:
+    """The type-length-value triples; None if one is cut off."""
+    tlvs: list[tuple[int, bytes]] = []
+    at = 0
+    while at < len(data):
+        start = at + 3
+        end = start + int.from_bytes(data[at + 1 : start])
+        if max(start, end) > len(data):
+            return None
+        tlvs.append((data[at], data[start:end]))
+        at = end
+    return tuple(tlvs)
 
 
-def _security(value: bytes, authority: bytes | None) -> Security | None:
+def _read_ssl(value: bytes, authority: str | None) -> Security | ProxyProblem | None:
     """The encryption that PP2_TYPE_SSL tells of; None if the client has used none."""
-    if len(value) < 5 or not value[0] & _CLIENT_SSL:
+    tlvs = _read_tlvs(value[5:])
+    if len(value) < 5 or tlvs is None:
+        return ProxyProblem.MALFORMED
+    if not value[0] & _CLIENT_SSL:
         return None
-    about: Mapping[int, bytes] = dict(tlv for tlv in _tlvs(value[5:]) if tlv is not None)
-
-    def text(kind: int) -> str:
-        return about.get(kind, b"").decode("utf-8", "replace")
-
+    about = {kind: _text(text) for kind, text in tlvs}
     certificate = None
     if value[0] & _CLIENT_CERT:
-        verified = int.from_bytes(value[1:5]) == 0
-        certificate = ClientCertificate(f"CN={text(_SSL_CN)}", verified)
-    name = None if authority is None else authority.decode("utf-8", "replace")
-    return Security(text(_SSL_VERSION) or "TLS", text(_SSL_CIPHER) or "unknown", name, certificate)
+        name = about.get(_SSL_CN)
+        certificate = ClientCertificate("" if name is None else f"CN={name}", verified=value[1:5] == bytes(4))
+    return Security(about.get(_SSL_VERSION) or "TLS", about.get(_SSL_CIPHER) or "unknown", authority, certificate)
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
+
+
+def _plain(address: _Address) -> str:
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)
 
 
 def _ssl_value(tls: Security) -> bytes:
     certificate = tls.client_certificate
+    verified = certificate is not None and certificate.verified
     flags = _CLIENT_SSL | (_CLIENT_CERT if certificate is not None else 0)
-    unverified = certificate is not None and not certificate.verified
-    value = bytes([flags]) + int(unverified).to_bytes(4)
+    value = bytes([flags]) + int(not verified).to_bytes(4)
     value += _tlv(_SSL_VERSION, tls.version.encode()) + _tlv(_SSL_CIPHER, tls.cipher.encode())
-    if certificate is not None:
+    if certificate is not None and certificate.subject.startswith("CN="):
         value += _tlv(_SSL_CN, certificate.subject.removeprefix("CN=").encode())
     return value
 
@@ -222,14 +251,14 @@ def _tlv(kind: int, value: bytes) -> bytes:
     return bytes([kind]) + len(value).to_bytes(2) + value
 
 
-def _checksum(header: bytes, addresses: int) -> bytes:
-    """CRC-32C of a header, its own checksum counted as zeros."""
-    at, found = _FIXED + addresses, bytearray(header)
-    while found[at] != _CRC32C:
-        at += 3 + int.from_bytes(found[at + 1 : at + 3])
-    found[at + 3 : at + 3 + int.from_bytes(found[at + 1 : at + 3])] = bytes(int.from_bytes(found[at + 1 : at + 3]))
+def _checksum(header: bytes, at: int) -> bytes:
+    """CRC-32C of a header whose TLVs begin at `at`, its own checksum counted as zeros."""
+    size = int.from_bytes(header[at + 1 : at + 3])
+    while header[at] != _CRC32C:
+        at += 3 + size
+        size = int.from_bytes(header[at + 1 : at + 3])
     crc = 0xFFFFFFFF
-    for octet in found:
+    for octet in header[: at + 3] + bytes(size) + header[at + 3 + size :]:
         crc = (crc >> 8) ^ _CRC_TABLE[(crc ^ octet) & 0xFF]
     return (crc ^ 0xFFFFFFFF).to_bytes(4)
 

@@ -44,6 +44,7 @@ __all__ = [
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SCRAM_HASH = "sha256"
+_KEY_LENGTH = 32
 _MADE_UP_ITERATIONS = 4096
 _ITERATIONS = range(4096, 1_000_001)
 """RFC 7677 section 4 asks for 4096 and more; a server could keep a client busy with more than a million."""
@@ -111,7 +112,7 @@ class ScramVerifier:
         if match is None or int(match[1]) not in _ITERATIONS:
             raise ValueError("not a SCRAM-SHA-256 verifier")
         salt, stored_key, server_key = (b64decode(each, validate=True) for each in match.groups()[1:])
-        if not salt or len(stored_key) != 32 or len(server_key) != 32:
+        if not salt or len(stored_key) != _KEY_LENGTH or len(server_key) != _KEY_LENGTH:
             raise ValueError("not a SCRAM-SHA-256 verifier")
         return cls(salt, int(match[1]), stored_key, server_key)
 
@@ -140,7 +141,7 @@ Raises SaslError if the server cheats.
 class Exchange:
     """What a server begins an exchange with."""
 
-    initial: bytes | None
+    initial: bytes | None = field(repr=False)
     """The initial response; None if none came."""
     nonce: str = ""
     """Fresh text that nobody can guess: printable ASCII without commas and angle brackets."""
@@ -190,10 +191,11 @@ def saslprep(text: str) -> str:
         " " if stringprep.in_table_c12(each) else each for each in text if not stringprep.in_table_b1(each)
     )
     prepared = unicodedata.ucd_3_2_0.normalize("NFKC", mapped)
-    if any(forbidden(each) for each in prepared for forbidden in _FORBIDDEN):
+    characters = set(prepared)  # one octet may become six characters
+    if any(forbidden(each) for each in characters for forbidden in _FORBIDDEN):
         raise ValueError("a forbidden character")
-    if any(map(stringprep.in_table_d1, prepared)) and (
-        any(map(stringprep.in_table_d2, prepared))
+    if any(map(stringprep.in_table_d1, characters)) and (
+        any(map(stringprep.in_table_d2, characters))
         or not (stringprep.in_table_d1(prepared[0]) and stringprep.in_table_d1(prepared[-1]))
     ):
         raise ValueError("text in two directions")
@@ -235,7 +237,10 @@ def _text(octets: bytes) -> str:
 
 
 def _octets(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # its repr would show the text
+        raise SaslError("half a surrogate pair") from None
 
 
 def _response(answer: object) -> bytes:
@@ -289,8 +294,8 @@ def _serve_cram_md5(exchange: Exchange) -> Steps:
     return Outcome(user, accepted is True)
 
 
-_BEARER = re.compile(r"\x01auth=bearer +([!-~]+)\x01", re.IGNORECASE)
-_GS2_AUTHZID = re.compile(r"[ny],(?:a=([^,\x00]*))?,")
+_BEARER = re.compile(r"\x01auth=bearer +([!-~]+)\x01", re.IGNORECASE | re.ASCII)  # else U+017F is an S
+_GS2_AUTHZID = re.compile(r"[ny],(?:a=([^,\x00]*))?,(?=\x01)")
 
 
 def _serve_xoauth2(exchange: Exchange) -> Steps:
@@ -306,14 +311,12 @@ def _serve_xoauth2(exchange: Exchange) -> Steps:
 
 
 def _serve_oauthbearer(exchange: Exchange) -> Steps:
-    """OAUTHBEARER (RFC 7628). The user may be left to the token."""
+    """OAUTHBEARER (RFC 7628), with the user as its authorization identity."""
     response = _text(exchange.initial if exchange.initial is not None else _response((yield b"")))
     header, token = _GS2_AUTHZID.match(response), _BEARER.search(response)
     if header is None or token is None or not response.endswith("\x01\x01"):
         raise SaslError("no bearer token")
-    user = _unescaped(header[1] or "")
-    if _CONTROL.search(user):
-        raise SaslError("there is no such user name", malformed=False)
+    user = _known_user(_unescaped(header[1] or ""))
     accepted = yield Credentials(user, token[1], authorize_as=user)
     if accepted is not True:
         yield json.dumps({"status": "invalid_token", "schemes": "bearer"}).encode()
@@ -359,10 +362,10 @@ def _serve_scram(exchange: Exchange, *, plus: bool) -> Steps:
     if plus and first["type"] not in exchange.bindings:
         raise SaslError("this channel has no such binding", malformed=False)
     try:
-        user = saslprep(_unescaped(first["user"]))
+        user, authorize_as = (saslprep(_unescaped(first[each] or "")) for each in ("user", "authzid"))
     except ValueError:
         raise SaslError("there is no such user name", malformed=False) from None
-    if first["authzid"] is not None and _unescaped(first["authzid"]) != user:
+    if authorize_as not in ("", user):
         raise SaslError("nobody may act for another", malformed=False)
     stored = yield VerifierFor(_known_user(user))
     known = isinstance(stored, ScramVerifier)
@@ -378,7 +381,7 @@ def _serve_scram(exchange: Exchange, *, plus: bool) -> Steps:
     sound = (
         hmac.compare_digest(_decoded(final["binding"]), bound)
         and hmac.compare_digest(_octets(final["nonce"]), _octets(nonce))
-        and len(proof) == len(verifier.stored_key)
+        and len(proof) == _KEY_LENGTH
         and not (first["flag"] == "y" and exchange.plus_offered)  # somebody has hidden our offer from the client
     )
     signed = _octets(",".join((first["bare"], server_first, final["bare"])))
@@ -431,9 +434,15 @@ MECHANISMS: Mapping[str, Mechanism] = MappingProxyType(
 # The client's side
 
 
+def _without(separator: str, *texts: str) -> tuple[str, ...]:
+    if any(separator in text for text in texts):
+        raise SaslError("what separates the parts of the response within one of them")
+    return texts
+
+
 def _plain(login: Login, nonce: str, bindings: Mapping[str, bytes]) -> ClientSteps:
     del nonce, bindings
-    yield _octets(f"{login.authorize_as}\0{login.user}\0{login.password}")
+    yield _octets("\0".join(_without("\0", login.authorize_as, login.user, login.password)))
 
 
 def _login(login: Login, nonce: str, bindings: Mapping[str, bytes]) -> ClientSteps:
@@ -451,14 +460,15 @@ def _cram_md5(login: Login, nonce: str, bindings: Mapping[str, bytes]) -> Client
 
 def _xoauth2(login: Login, nonce: str, bindings: Mapping[str, bytes]) -> ClientSteps:
     del nonce, bindings
-    yield _octets(f"user={login.user}\x01auth=Bearer {login.password}\x01\x01")
+    user, token = _without("\x01", login.user, login.password)
+    yield _octets(f"user={user}\x01auth=Bearer {token}\x01\x01")
     yield b""  # behind the error that the server tells of first
 
 
 def _oauthbearer(login: Login, nonce: str, bindings: Mapping[str, bytes]) -> ClientSteps:
     del nonce, bindings
-    user = _escaped(login.authorize_as or login.user)
-    yield _octets(f"n,{f'a={user}' if user else ''},\x01auth=Bearer {login.password}\x01\x01")
+    user, token = _without("\x01", _escaped(login.authorize_as or login.user), login.password)
+    yield _octets(f"n,{f'a={user}' if user else ''},\x01auth=Bearer {token}\x01\x01")
     yield b"\x01"
 
 
@@ -468,10 +478,10 @@ def _scram(login: Login, nonce: str, bindings: Mapping[str, bytes], *, plus: boo
         raise SaslError("this channel has no binding")
     flag = f"p={kind}" if plus else "y" if kind is not None else "n"
     try:
-        user, password = saslprep(login.user), saslprep(login.password)
+        user, password, authorize_as = map(saslprep, (login.user, login.password, login.authorize_as))
     except ValueError as error:
         raise SaslError(f"user name or password hold {error}") from None
-    header = f"{flag},{f'a={_escaped(login.authorize_as)}' if login.authorize_as else ''},"
+    header = f"{flag},{f'a={_escaped(authorize_as)}' if authorize_as else ''},"
     first = f"n={_escaped(user)},r={nonce}"
     server_first = _text((yield _octets(header + first)))
     match = _SERVER_FIRST.fullmatch(server_first)
@@ -527,7 +537,7 @@ def choose(
         wanted = ["OAUTHBEARER", "XOAUTH2"] if encrypted else []
     else:
         wanted = [
-            *(["SCRAM-SHA-256-PLUS"] if bindings else []),
+            *(["SCRAM-SHA-256-PLUS"] if any(each in bindings for each in _BINDING_TYPES) else []),
             "SCRAM-SHA-256",
             *(["PLAIN", "LOGIN"] if encrypted else []),
             "CRAM-MD5",

@@ -1,10 +1,13 @@
 """What is known about a connection that nobody can listen to, as one value however it came about."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 __all__ = ["NO_BINDINGS", "ClientCertificate", "Security"]
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._\-]")
 
 NO_BINDINGS: Mapping[str, bytes] = MappingProxyType({})
 
@@ -43,4 +46,5 @@ class Security:
     """Channel bindings by type (RFC 5929), such as `tls-server-end-point`; they tie SASL to this channel."""
 
     def __str__(self) -> str:
-        return f"{self.version} {self.cipher}"
+        """Version and cipher in harmless characters, as logs and trace fields show them."""
+        return f"{_UNSAFE.sub('?', self.version[:32])} {_UNSAFE.sub('?', self.cipher[:64])}"

@@ -79,6 +79,7 @@ _HEADER_TOO_LARGE = Reply(552, "5.3.4", "Message header too large")
 _BARE_IN_CONTENT = Reply(554, "5.6.0", "Message content holds a CR or LF that is not part of a CRLF")
 _OUT_OF_STEP = Reply(421, "4.5.2", "Message content ends with CRLF . CRLF; see https://cr.yp.to/docs/smtplf.html")
 _CUT_OFF = Reply(451, "4.4.2", "Incomplete message")
+_BINARY_BY_CHUNKS = Reply(503, "5.5.1", "Binary content comes by BDAT (RFC 3030 section 3)")
 _CHUNK_OUT_OF_STEP = Reply(501, "5.5.4", "BDAT needs the number of octets, and perhaps LAST; closing the connection")
 
 _QUEUE = hooks.Queue
@@ -258,17 +259,17 @@ class Server(Authenticating):
 
     def _script(self, line: bytearray) -> Script | None:
         if len(line) >= self._limits.command_line:
-            self._refuse(_LINE_TOO_LONG)
-            return None
+            return self._bad_line(line, _LINE_TOO_LONG)
         if line.find(b"\r") != len(line) - 1 or not line:
-            self._refuse(BARE_LINE_END)
-            return None
+            return self._bad_line(line, BARE_LINE_END)
         verb, blank, argument = line.decode("utf-8", "surrogateescape")[:-1].partition(" ")
         argument = argument.lstrip(" ")
         command = (
             self._offer.commands.get(verb.upper()) if verb.isascii() else None
         )  # some letters have an ASCII upper case
         if command is None:
+            if verb[4:5].isspace() and verb[:4].upper() == "BDAT" and "BDAT" in self._offer.commands:
+                return self._out_of_step()
             return self._unrecognized(verb.lower(), argument if blank else None)
         if self._auth_required and self._identity is None and command in AUTHENTICATED_ONLY:
             self._refuse(_AUTHENTICATE_FIRST if self._mechanisms else _TLS_FIRST)
@@ -278,6 +279,17 @@ class Server(Authenticating):
             self._refuse(out_of_order)
             return None
         return self._SCRIPTS[command](self, argument)
+
+    def _bad_line(self, line: bytearray, reply: Reply) -> Script | None:
+        """Refuse a line for its form; behind a chunk of unknown size its content would pass for commands."""
+        if bytes(line[:4]).upper() == b"BDAT" and "BDAT" in self._offer.commands:
+            return self._out_of_step()
+        self._refuse(reply)
+        return None
+
+    def _out_of_step(self) -> Script:
+        self._say(_CHUNK_OUT_OF_STEP)
+        yield from self._disconnect()
 
     # One script a command
 
@@ -468,6 +480,9 @@ class Server(Authenticating):
         if argument.strip():
             self._refuse(_UNKNOWN_ARGUMENT)
             return
+        if self._binary:
+            self._refuse(_BINARY_BY_CHUNKS)
+            return
         result = (yield hooks.Data()) if "data" in self._wanted else NOTHING
         out_of_order = ORDER[Command.DATA][self._state]
         if out_of_order is not None and VERDICTS["data"][result[0]].proceed:
@@ -485,9 +500,8 @@ class Server(Authenticating):
 
     def _bdat(self, argument: str) -> Script:
         chunk = parse_chunk(argument)
-        if isinstance(chunk, SyntaxProblem):  # how much content follows nobody knows: it must not pass for commands
-            self._say(_CHUNK_OUT_OF_STEP)
-            yield from self._disconnect()
+        if isinstance(chunk, SyntaxProblem):
+            yield from self._out_of_step()
             return
         size, last = chunk
         out_of_order = ORDER[Command.BDAT][self._state]
@@ -500,7 +514,10 @@ class Server(Authenticating):
             result = (yield hooks.Data()) if "data" in self._wanted else NOTHING
             if not VERDICTS["data"][result[0]].proceed:
                 yield from self._skip(size)
+                said = len(self._output)
                 verdict = self._judge("data", result)
+                if last:
+                    self._repeat(said, self._recipients)
                 if verdict.close or verdict.reset:
                     yield from self._end(verdict)
                 return
@@ -621,7 +638,7 @@ class Server(Authenticating):
         comment = ""
         if identity is not None:
             mechanism, user = identity
-            comment = f"(smtp-auth username {_NOT_IN_COMMENT.sub('?', user)}, mechanism {mechanism})\n"
+            comment = f"(smtp-auth username {_NOT_IN_COMMENT.sub('?', user[:255])}, mechanism {mechanism})\n"
         return hooks.ReceivedLine(protocol, comment, f"({security} encrypted) " if security else "")
 
     def _headers_end(self) -> Generator[Event, Result, Reply | None]:

@@ -7,6 +7,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
+from qpsmtpd.protocol.commands import parse_words
 from qpsmtpd.protocol.errors import SyntaxProblem
 from qpsmtpd.protocol.parameters import decode_xtext, encode_xtext
 from qpsmtpd.protocol.replies import Reply
@@ -16,6 +17,7 @@ __all__ = ["ATTRIBUTES", "XClient", "format_xclient", "parse_xclient"]
 ATTRIBUTES = ("NAME", "ADDR", "PORT", "PROTO", "HELO", "LOGIN", "DESTADDR", "DESTPORT")
 """What is taken, as EHLO announces it."""
 
+_WRONG = "\0"
 _UNKNOWN = frozenset({"[UNAVAILABLE]", "[TEMPUNAVAIL]"})
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -24,7 +26,7 @@ _BAD = SyntaxProblem(Reply(501, "5.5.4", "Syntax error in the attributes of XCLI
 
 @dataclass(frozen=True, slots=True)
 class XClient:
-    """Whom a client speaks for; what was not said, or is not known there, is None."""
+    """Whom a client speaks for. What was not said is None; what is not known there is empty, or 0."""
 
     name: str | None = None
     """The verified host name."""
@@ -55,16 +57,16 @@ _FIELDS = dict(zip(ATTRIBUTES, XClient.__dataclass_fields__, strict=True))
 def parse_xclient(argument: str) -> XClient | SyntaxProblem:
     """Read the attributes of XCLIENT, `NAME=value` with values in xtext; each may come once."""
     values: dict[str, str | None] = {}
-    for word in argument.split():
+    for word in parse_words(argument):
         name, _, xtext = word.partition("=")
         attribute, value = name.upper(), decode_xtext(xtext)
         if attribute not in _FIELDS or attribute in values or not value or _CONTROL.search(value):
             return _BAD
-        values[attribute] = None if value.upper() in _UNKNOWN else value
+        values[attribute] = "" if value.upper() in _UNKNOWN else value
     address, destination = _address(values.get("ADDR")), _address(values.get("DESTADDR"))
     port, destination_port = _port(values.get("PORT")), _port(values.get("DESTPORT"))
     protocol = (values.get("PROTO") or "").upper() or None
-    if not values or "" in (address, destination) or 0 in (port, destination_port):
+    if not values or _WRONG in (address, destination) or -1 in (port, destination_port):
         return _BAD
     if protocol not in (None, "SMTP", "ESMTP"):
         return _BAD
@@ -85,26 +87,33 @@ def format_xclient(client: XClient) -> str:
     words: list[str] = []
     for attribute, field in _FIELDS.items():
         value: object = getattr(client, field)
-        if value is not None:
+        if value in ("", 0):
+            words.append(f"{attribute}=[UNAVAILABLE]")
+        elif value is not None:
             prefix = "IPV6:" if attribute.endswith("ADDR") and ":" in str(value) else ""
             words.append(f"{attribute}={encode_xtext(f'{prefix}{value}')}")
     return " ".join(words)
 
 
 def _address(text: str | None) -> str | None:
-    """An IP address in canonical form; empty if it is none."""
-    if text is None:
-        return None
+    """An IP address in canonical form, IPv4 where it is mapped into IPv6; `_WRONG` if it is none."""
+    if not text:
+        return text
+    tagged = text[:5].upper() == "IPV6:"
     try:
-        address = ipaddress.ip_address(text[5:] if text[:5].upper() == "IPV6:" else text)
+        address = ipaddress.IPv6Address(text[5:]) if tagged else ipaddress.ip_address(text)
     except ValueError:
-        return ""
-    return "" if getattr(address, "scope_id", None) else str(address)
+        return _WRONG
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    return _WRONG if address.scope_id else str(address.ipv4_mapped or address)
 
 
 def _port(text: str | None) -> int | None:
-    """A port; 0 if it is none."""
+    """A port; 0 if it is not known, -1 if it is none."""
     if text is None:
         return None
-    number = int(text) if text.isascii() and text.isdecimal() and len(text) <= 5 else 0
-    return number if number <= 65535 else 0
+    if not text:
+        return 0
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) <= 5 else -1
+    return number if 0 < number <= 65535 else -1

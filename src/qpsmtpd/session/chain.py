@@ -160,6 +160,9 @@ class Chains:
                 effect = step(outcome)
             except StopIteration as stop:
                 return stop.value
+            if self._early and isinstance(effect, Pause) and effect.until_input:
+                outcome, step = self._early, effects.send  # it has talked early already
+                continue
             try:
                 outcome, step = (yield effect), effects.send
             except Exception as error:  # noqa: BLE001 - it is the plugin's to handle
@@ -180,7 +183,9 @@ class Chains:
             texts = tuple(text for text in given if isinstance(text, str))
             if isinstance(code, ReturnCode) and len(texts) == len(given) - given.count(None):
                 return code, texts
-        raise no_result(f"{result!r}")
+        raise no_result(
+            type(cast("object", result)).__name__ if hook.startswith("auth") else f"{result!r}"
+        )  # no password in the log
 
     def respond(self, code: int, *lines: str) -> None:
         """Prepare the plugin's own reply to the command; it is sent if the plugin returns DONE."""

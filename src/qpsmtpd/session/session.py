@@ -12,7 +12,6 @@ Nothing in here reads or writes a socket, starts a thread or sleeps; clock and r
 are the site's, and arguments there.
 """
 
-import copy
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar, cast
@@ -40,7 +39,7 @@ from qpsmtpd.protocol import (
 )
 from qpsmtpd.session.arrival import read_proxy_header, shake_hands
 from qpsmtpd.session.chain import NO_OPINION, PARSE_HOOKS, Asking, Chains, Texts
-from qpsmtpd.session.connection import Connection, Peer
+from qpsmtpd.session.connection import Connection, Peer, plain_address
 from qpsmtpd.session.effects import SHUTTING_DOWN, TIMED_OUT, Close, Effect, Flush, Receive
 from qpsmtpd.session.role import MX, Role
 from qpsmtpd.session.tls import TlsChannel, TlsError
@@ -65,7 +64,27 @@ class Session(Chains):
         self.connection = Connection(peer, site.new_identity(), site.wall())
         settings = self._settings
         self._role = role
-        self._server = Server(
+        self._server = self._make_server()
+        self._special = PARSE_HOOKS | {"queue"} if role.lmtp else PARSE_HOOKS
+        self._output = b""  # what the protocol has not said: the flights of a TLS handshake, a refusal before it begins
+        self._tls: TlsChannel | None = None
+        self._out_of_tls = False  # a handshake has failed; the alert must not be lost
+        self._login = ""  # who the client is by XCLIENT
+        self._before_hello: tuple[bool | None, dict[str, object]] | None = None  # what STARTTLS goes back to
+        self._trace_from = ""
+        self._in_header = False  # a piece of the header has come, and nothing behind it
+        self._broken: OSError | None = None  # why the content could not be kept
+        self._transactions = 0
+        self._clock = site.clock
+        self._last_chance = False  # the time left is less than a command may take
+        self._deadline = site.clock() + settings.session_timeout
+        self._next_command = Receive(settings.command_timeout)
+        self._next_content = Receive(settings.content_timeout)
+        self.transaction = self._make_transaction()
+
+    def _make_server(self) -> Server:
+        site, settings, role = self._site, self._settings, self._role
+        return Server(
             hooks={*self._OWN, *site.chains},
             hostname=settings.hostname,
             greeting=settings.greeting,
@@ -78,20 +97,6 @@ class Session(Chains):
             nonce=site.nonce,
             secret=site.secret,
         )
-        self._special = PARSE_HOOKS | {"queue"} if role.lmtp else PARSE_HOOKS
-        self._output = b""  # what the protocol has not said: the flights of a TLS handshake, a refusal before it begins
-        self._tls: TlsChannel | None = None
-        self._before_hello: tuple[bool | None, dict[str, object]] | None = None  # what STARTTLS goes back to
-        self._trace_from = ""
-        self._in_header = False  # a piece of the header has come, and nothing behind it
-        self._broken: OSError | None = None  # why the content could not be kept
-        self._transactions = 0
-        self._clock = site.clock
-        self._last_chance = False  # the time left is less than a command may take
-        self._deadline = site.clock() + settings.session_timeout
-        self._next_command = Receive(settings.command_timeout)
-        self._next_content = Receive(settings.content_timeout)
-        self.transaction = self._make_transaction()
 
     def _extensions(self) -> frozenset[Extension]:
         offered = self._settings.extensions
@@ -134,11 +139,11 @@ class Session(Chains):
                 yield Close(linger=True)
                 return
             if in_clear and not (yield from self._begin_tls()):
-                yield Close()
+                yield Close(linger=True)
                 return
             yield from self._serve()
             self._end_tls()
-            yield Close(linger=not self._server.peer_has_finished)
+            yield Close(linger=self._out_of_tls or not self._server.peer_has_finished)
             yield from self._ask(hooks.PostConnection())
         finally:
             census.leave(address)
@@ -156,7 +161,9 @@ class Session(Chains):
             self._log(LOGWARN, f"fail, no PROXY header from {peer.remote_ip}, which is in proxy_networks")
             return False
         if header.source is not None and header.destination is not None:
-            self.connection.peer = Peer(*header.source, *header.destination)
+            (host, port), (to, to_port) = header.source, header.destination
+            self.connection.peer = Peer(plain_address(host), port, plain_address(to), to_port)
+            self._server = self._make_server()  # what is offered depends on who the client is
         if header.tls is not None:
             self._secure(header.tls)
         return True
@@ -266,11 +273,12 @@ class Session(Chains):
             self._log(LOGERROR, "error, TLS is asked for, and there is no certificate")
             return False
         channel, early = tls.channel(), self._early
-        self._early = b""
+        self._early, self._output = b"", self.data_to_send()  # what is said in clear goes before the handshake
         seconds = min(self._settings.handshake_timeout, self._deadline - self._clock())
         failure = yield from shake_hands(channel, early, self._send, self._clock, seconds)
         if failure is not None:
             self._log(LOGINFO, f"fail, TLS handshake: {failure}")
+            self._out_of_tls = True
             return False
         self._tls = channel
         self._secure(channel.security)
@@ -326,19 +334,14 @@ class Session(Chains):
         """Take this connection for that of the client a trusted one speaks for; its hooks begin anew."""
         old = self.connection
         peer = old.peer
-        peer = replace(
-            peer,
-            remote_ip=client.address or peer.remote_ip,
-            remote_port=client.port or peer.remote_port,
-            local_ip=client.destination_address or peer.local_ip,
-            local_port=client.destination_port or peer.local_port,
-            remote_host=client.name,
-            remote_user=None,
-        )
+        if client.address is not None:  # empty if the trusted client does not know it
+            peer = replace(peer, remote_ip=plain_address(client.address), remote_port=client.port or 0)
+        if client.destination_address:
+            port = client.destination_port or peer.local_port
+            peer = replace(peer, local_ip=plain_address(client.destination_address), local_port=port)
+        peer = replace(peer, remote_host=client.name or None, remote_user=None)
         self.connection = Connection(peer, old.id, old.started, security=old.security)
-        self._before_hello = None
-        if client.login:
-            self._authenticated(Authentication("xclient", client.login, succeeded=True))
+        self._login = client.login or ""
         self._log(LOGINFO, f"pass, {old.remote_ip} speaks for {peer.remote_ip}")
 
     # What the session itself does at a hook, once the plugins have answered
@@ -348,6 +351,9 @@ class Session(Chains):
         if self._site.tls is not None and self.connection.security is None:
             notes = self.connection.notes
             self._before_hello = self.connection.relay_client, {key: _copied(note) for key, note in notes.items()}
+        if self._login:  # behind what STARTTLS goes back to
+            self._authenticated(Authentication("xclient", self._login, succeeded=True))
+            self._login = ""
 
     def _greeted(self, event: hooks.Helo | hooks.Ehlo, answer: Answer, texts: Texts) -> None:
         del texts
@@ -438,5 +444,9 @@ class Session(Chains):
 
 
 def _copied(note: object) -> object:
-    """A note as it is now: what plugins add to a dict or a list later is not in it."""
-    return copy.copy(cast("object", note)) if isinstance(note, dict | list) else note
+    """A note as it is now: what plugins add to collections in it later is not in it."""
+    if isinstance(note, dict):
+        return {key: _copied(value) for key, value in cast("dict[object, object]", note).items()}
+    if isinstance(note, list):
+        return list(map(_copied, cast("list[object]", note)))
+    return set(cast("set[object]", note)) if isinstance(note, set) else note

@@ -15,6 +15,7 @@ AUTHENTICATION_RESULTS = "authentication_results"
 
 _PLAIN_VALUE = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~@.\-]+")
 _UNQUOTABLE = re.compile(r"[^ -~]")
+_USER = 255  # characters of a user name that a field shows
 _UNSAFE = re.compile(r"[^A-Za-z0-9.:_\[\]\-]")
 
 
@@ -53,7 +54,7 @@ def _auth_result(connection: Connection) -> str:
     tried = connection.authentication
     if tried is None:
         return "auth=none"
-    user = tried.user
+    user = tried.user[:_USER]
     if not _PLAIN_VALUE.fullmatch(user):
         user = '"' + _UNQUOTABLE.sub("?", user).replace("\\", "\\\\").replace('"', '\\"') + '"'
     return f"auth={'pass' if tried.succeeded else 'fail'} ({tried.mechanism}) smtp.auth={user}"

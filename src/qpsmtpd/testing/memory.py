@@ -1,7 +1,7 @@
 """A session in memory: the fifth transport, whose peer is the test."""
 
 import ssl
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from qpsmtpd.config import Config, Line
@@ -174,12 +174,16 @@ class Client:
         said = b""
         outside = current_session.get()
         try:
+            step: Callable[..., Effect] = self._run.send
             while True:
-                effect = self._run.send(result)
+                effect = step(result)
                 said += self.session.data_to_send()
                 if isinstance(effect, Receive):
                     break
-                result = self._perform(effect)
+                try:
+                    result, step = self._perform(effect), self._run.send
+                except Exception as error:  # noqa: BLE001 - it is the session's to handle
+                    result, step = error, self._run.throw
         except StopIteration:
             said += self.session.data_to_send()
             self.closed = True
