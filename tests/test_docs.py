@@ -1,7 +1,9 @@
 """The pages that are made from the code are up to date, and say what they should."""
 
+import base64
 import importlib.util
 import re
+import ssl
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from qpsmtpd import DENY
 from qpsmtpd.plugin import hook_method
 from qpsmtpd.protocol.hooks import HOOKS
+from qpsmtpd.protocol.sasl import CLIENT_MECHANISMS, Login, ScramVerifier
 from qpsmtpd.testing import Kit
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -41,7 +44,12 @@ def examples(page):
     return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text("utf-8"), re.DOTALL)
 
 
-PLUGINS = {re.match(r"# plugins/(\w+)\.py", code)[1]: code for code in examples("plugins.md")}
+PLUGINS = {
+    match[1]: code
+    for page in ("plugins.md", "encryption-and-identity.md")
+    for code in examples(page)
+    if (match := re.match(r"# plugins/(\w+)\.py", code))
+}
 
 
 @pytest.mark.parametrize("code", examples("testing.md"))
@@ -100,3 +108,26 @@ def test_every_plugin_shown_is_tried():
     assert PLUGINS.keys() == {
         "arrow", "etrn", "last_was_bad", "no_noreply", "rcpt_ok_maxrelay", "temp_disable_connection",
     }  # fmt: skip
+
+
+def test_the_plugin_for_scram_knows_its_users(kit):
+    stored = str(ScramVerifier.of_password("pass", b"salt"))
+    client = kit("scram_users", scram_users=[f"user {stored}"]).connect()
+    assert "AUTH SCRAM-SHA-256" in client.say("EHLO c.example").text
+    for password, code in (("wrong", 535), ("pass", 235)):
+        steps = CLIENT_MECHANISMS["SCRAM-SHA-256"](Login("user", password), "abcdefgh", {})
+        reply = client.say("AUTH SCRAM-SHA-256 " + base64.b64encode(next(steps)).decode())
+        while reply.code == 334:
+            answer = steps.send(base64.b64decode(reply.text))
+            reply = client.say(base64.b64encode(answer or b"").decode())
+        assert reply.code == code
+
+
+def test_an_embedder_gives_its_own_context():
+    (code,) = [code for code in examples("encryption-and-identity.md") if "of_context" in code]
+    namespace = {}
+    exec(code, namespace)
+    context, kit = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), Kit()
+    namespace["with_tls"](kit.site, context)
+    client = kit.connect()
+    assert "STARTTLS" in client.say("EHLO c.example").text

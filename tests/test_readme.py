@@ -10,6 +10,7 @@ import pytest
 
 from qpsmtpd.config import Config
 from qpsmtpd.loader import load
+from qpsmtpd.protocol import Mailbox, Message
 from qpsmtpd.site import Site
 from qpsmtpd.testing import Client
 
@@ -75,3 +76,19 @@ def test_the_server_is_embedded_in_a_few_lines(tmp_path, capsys):
     exec(example("async def main"), namespace)
     asyncio.run(namespace["main"](tmp_path))
     assert "listening on [('127.0.0.1', " in capsys.readouterr().out
+
+
+def test_our_client_sends_to_our_server():
+    server, client = {}, {}
+    exec(example("def serve_client"), server)
+    exec(example("def send"), client)
+    ours, theirs = socket.socketpair()
+    kept = []
+    thread = threading.Thread(target=lambda: kept.append(server["serve_client"](ours)))
+    thread.start()
+    recipients = [Mailbox("x", "example.org"), Mailbox("x", "other.example")]
+    with ours, theirs:
+        results = client["send"](theirs, [Message(Mailbox("a", "b.example"), recipients, b"hello\r\n")])
+        thread.join()
+    assert kept == [b"hello\r\n"]
+    assert [result.delivered for result in results] == [True, False]

@@ -175,6 +175,7 @@ class Chains:
         """A hook's result as code and texts. Raises TypeError for what is none."""
         if result is None or isinstance(result, ReturnCode):
             return result or DECLINED, ()
+        kind = type(result).__name__
         if isinstance(result, tuple) and result:
             code, *given = cast("tuple[object, ...]", result)
             if given and callable(given[0]) and hook in PARSE_HOOKS:
@@ -183,9 +184,7 @@ class Chains:
             texts = tuple(text for text in given if isinstance(text, str))
             if isinstance(code, ReturnCode) and len(texts) == len(given) - given.count(None):
                 return code, texts
-        raise no_result(
-            type(cast("object", result)).__name__ if hook.startswith("auth") else f"{result!r}"
-        )  # no password in the log
+        raise no_result(kind if hook.startswith("auth") else f"{result!r}")  # a password must not reach the log
 
     def respond(self, code: int, *lines: str) -> None:
         """Prepare the plugin's own reply to the command; it is sent if the plugin returns DONE."""
