@@ -215,8 +215,8 @@ def test_nothing_a_client_says_breaks_a_log_line(config, wire):
         assert re.match(r"(?:[0-9a-f]{12}|\[\d+\]) ", line)
 
 
-def inetd(config, stdin, stdout):
-    command = [sys.executable, "-m", "qpsmtpd", "inetd", "--config", config]
+def inetd(config, stdin, stdout, *more):
+    command = [sys.executable, "-m", "qpsmtpd", "inetd", "--config", config, *more]
     return subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE)
 
 
@@ -244,6 +244,13 @@ def test_inetd_serves_pipes_and_takes_the_address_from_its_environment(config, m
     assert said.endswith(b"550 5.7.1 relaying denied\r\n")
     assert b"connected, 192.0.2.77:0" in errors
     assert process.returncode == 0
+
+
+def test_inetd_has_a_role_too(config):
+    with inetd(config(), subprocess.PIPE, subprocess.PIPE, "--role", "lmtp") as process:
+        said, _ = process.communicate(b"EHLO c\r\nLHLO c\r\nQUIT\r\n", timeout=20)
+    codes = [line[:3] for line in said.splitlines() if line[3:4] == b" "]
+    assert codes == [b"220", b"500", b"250", b"221"]
 
 
 def test_a_port_in_use_is_told_in_one_line(config):

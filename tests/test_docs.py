@@ -106,7 +106,7 @@ def test_a_plugin_sees_what_an_earlier_one_answered(kit):
 
 def test_every_plugin_shown_is_tried():
     assert PLUGINS.keys() == {
-        "arrow", "etrn", "last_was_bad", "no_noreply", "rcpt_ok_maxrelay", "temp_disable_connection",
+        "arrow", "etrn", "last_was_bad", "no_noreply", "rcpt_ok_maxrelay", "scram_users", "temp_disable_connection",
     }  # fmt: skip
 
 

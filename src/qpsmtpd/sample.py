@@ -13,8 +13,14 @@ _FILES: Mapping[str, str] = {
 # has an opinion decides. `qpsmtpd plugins list` shows them all, `qpsmtpd plugins help NAME`
 # says what one does, `qpsmtpd check` tries this file.
 
+# STARTTLS; a pair for trials: qpsmtpd certificate ssl NAME
+# tls ssl/NAME.crt ssl/NAME.key
+
 # Who may connect at all: config/hosts_allow
 hosts_allow
+
+# Who may authenticate, under TLS only: `qpsmtpd passwd config/flat_auth_pw USER` adds a user.
+# auth/auth_flat_file
 
 # Who may send mail to anywhere: config/relayclients
 relay
@@ -59,6 +65,10 @@ queue/maildir ./mail
     "badrcptto": """\
 # Recipients to refuse: an address, @domain, or a regular expression; then the reason.
 # former.colleague@example.org  has left us
+""",
+    "extensions": """\
+# What EHLO offers besides (NAME) or no longer (-NAME); see `docs/encryption-and-identity.md`.
+# -DSN
 """,
     "databytes": """\
 # The largest message, in octets. Without it there is no limit.

@@ -43,6 +43,7 @@ __all__ = ["ServerTls", "TlsChannel", "TlsError", "TlsSetupError"]
 _RECHECK = 1.0  # seconds between two looks at the files
 _RECORD = 16_384  # the most plaintext in one (RFC 8446 section 5.1)
 _HELLO = 16_384  # octets of a ClientHello that are looked at; real ones have 2,000
+_HELLO_RECORDS = 64  # that it may be spread over; more of them are there to cost time
 
 
 class TlsError(Exception):
@@ -303,9 +304,13 @@ class ServerTls:
         return _Loaded(pairs[0], by_name)
 
     def _load_pair(self, certificate: Path, key: Path) -> tuple[ssl.SSLContext, bytes]:
-        der = _first_certificate(certificate)
+        pem = _first_certificate(certificate)
         if "PRIVATE KEY-----" not in _text(key):
             raise TlsSetupError(f"{key}: this is no private key in PEM")
+        try:
+            der = ssl.PEM_cert_to_DER_cert(pem)
+        except ValueError as error:
+            raise TlsSetupError(f"{certificate}: this certificate is damaged") from error
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = self._minimum
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
@@ -362,14 +367,11 @@ def _text(path: Path) -> str:
         raise TlsSetupError(f"{path}: {_complaint(error)}") from error
 
 
-def _first_certificate(path: Path) -> bytes:
+def _first_certificate(path: Path) -> str:
     block = _PEM.search(_text(path))
     if block is None:
         raise TlsSetupError(f"{path}: this is no certificate in PEM")
-    try:
-        return ssl.PEM_cert_to_DER_cert(block[0])
-    except ValueError as error:
-        raise TlsSetupError(f"{path}: this certificate is damaged") from error
+    return block[0]
 
 
 def _complaint(error: OSError) -> str:
@@ -404,7 +406,9 @@ def client_hello(records: bytes) -> bytes | None:
     Of what is none, nothing.
     """
     message, at = b"", 0
-    while at < len(records):
+    for _ in range(_HELLO_RECORDS):
+        if at >= len(records):
+            return None
         if records[at : at + 1] != _HANDSHAKE:
             return b""
         fragment, at = _vector(records, at + 3, 2)
@@ -414,7 +418,7 @@ def client_hello(records: bytes) -> bytes | None:
         hello, end = _vector(message, 1, 3)
         if end <= len(message):
             return hello
-    return None
+    return None if at > len(records) else b""
 
 
 def server_name(hello: bytes) -> str | None:
