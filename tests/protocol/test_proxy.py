@@ -279,6 +279,14 @@ def test_a_checksum_is_held_against_the_header():
     assert read_proxy_header(good.replace(b"\1\2\3\4", b"\1\2\3\5")) is ProxyProblem.CHECKSUM
 
 
+def test_a_checksum_of_haproxy_holds():
+    """What HAProxy 2.6 has sent with `proxy-v2-options crc32c,unique-id,ssl`."""
+    data = header(body=bytes.fromhex("7f0000017f000001ce0c9697 030004af613465 05000f") + b"127.0.0.1-52748" + ssl(0, 0))
+    found, length = read_proxy_header(data)
+    assert (found.source, found.unique_id, found.tls) == (("127.0.0.1", 52748), b"127.0.0.1-52748", None)
+    assert length == len(data)
+
+
 @pytest.mark.parametrize("size", [0, 3, 5])
 def test_a_checksum_has_four_octets(size):
     assert read_proxy_header(header(body=ADDRESSES + tlv(3, bytes(size)))) is ProxyProblem.CHECKSUM

@@ -512,6 +512,26 @@ def test_a_certificate_whose_key_comes_later_waits_for_it(reloading, tmp_path):
     assert names(shake(server, CLIENT, "new.test")[0]) == ["new.test"]
 
 
+def test_files_that_change_while_they_are_read_are_read_again(reloading, tmp_path, monkeypatch):
+    server, clock, said, _ = reloading
+    text = tls._text
+
+    def overtaken(path):
+        found = text(path)
+        monkeypatch.undo()
+        write(tmp_path, AUTHORITY.issue_cert("two.test"))
+        return found
+
+    write(tmp_path, AUTHORITY.issue_cert("one.test"))
+    monkeypatch.setattr(tls, "_text", overtaken)
+    clock.now = 1
+    server.channel()
+    clock.now = 2
+    client, channel = shake(server, CLIENT, "two.test")
+    assert client.security.bindings == channel.security.bindings
+    assert said == []
+
+
 def test_files_that_stay_are_not_read_again(reloading, monkeypatch):
     server, clock, _, _ = reloading
     monkeypatch.setattr(Path, "read_text", lambda *_: pytest.fail("read"))

@@ -205,7 +205,7 @@ def _read_tlvs(data: bytes) -> _Tlvs | None:
     while at < len(data):
         start = at + 3
         end = start + int.from_bytes(data[at + 1 : start])
-        if max(start, end) > len(data):
+        if end > len(data):
             return None
         tlvs.append((data[at], data[start:end]))
         at = end
