@@ -233,6 +233,7 @@ def test_closing_never_raises_and_says_it_once(server):
     channel = server.channel()
     channel.close()  # there is nothing to say yet
     assert channel.data_to_send() == b""
+    assert not channel._closed, "and it will be said"
     client, channel = shake(server, CLIENT)
     client.write(b"unread")
     channel.receive_data(client.data_to_send())
@@ -401,6 +402,25 @@ def test_the_name_chooses_the_certificate(several, host, expected, version):
     assert expected in [name.lower() for name in names(client)]
     assert channel.security.server_name == (None if host == "192.0.2.1" else host)
     assert channel.security.bindings == client.security.bindings
+
+
+def test_of_two_certificates_for_a_name_the_first_is_used(tmp_path):
+    pairs = [
+        write(tmp_path, AUTHORITY.issue_cert(*hosts), hosts[-1])
+        for hosts in ((HOST,), ("x.test", "1"), ("x.test", "2"))
+    ]
+    assert "1" in names(shake(ServerTls(*pairs), CLIENT, "x.test")[0])
+
+
+@pytest.mark.parametrize("more", [-1, 1])
+def test_a_hello_that_is_too_long_is_served_by_default_however_it_comes(several, more):
+    body = hello("two.test")[9:]
+    size = tls._HELLO - 9 + more
+    long = b"\x16\x03\x01" + (size + 4).to_bytes(2, "big") + b"\x01" + size.to_bytes(3, "big") + body.ljust(size, b"\0")
+    for cut in (len(long), tls._HELLO - 2):
+        channel = several.channel()
+        judge(channel, long, [cut])
+        assert channel._server_name == ("two.test" if more < 0 else None)
 
 
 def test_a_trailing_dot_makes_no_difference(several):

@@ -3,8 +3,12 @@
     tls [CERTIFICATE KEY [CA]]
 
 CERTIFICATE (with its chain) and KEY are files in PEM, relative to the directory above `config`; without
-them `ssl/qpsmtpd-server.crt` and `ssl/qpsmtpd-server.key` there. Clients that show a certificate of the
-authorities in CA are known by it, see `connection.security`; by default `ssl/qpsmtpd-ca.crt`, if it is there.
+them `ssl/qpsmtpd-server.crt` and `ssl/qpsmtpd-server.key` there. CA is the authority that has signed the
+certificate; as in the original, nothing is asked of clients for it.
+
+`config/tls_client_ca` names a file with authorities. Clients are then asked for a certificate; they need not
+have one, but one that these authorities have not signed ends the handshake, so this is nothing for an MX.
+Plugins see it as `connection.security.client_certificate`.
 
 `config/tls_certificates` may name more certificates, `CERTIFICATE KEY` a line; the client's SNI chooses
 among them. `config/tls_ciphers` limits the cipher suites of TLS 1.2, in the words of `openssl ciphers`.
@@ -26,8 +30,6 @@ from qpsmtpd.logs import LOGERROR
 from qpsmtpd.session.tls import ServerTls
 from qpsmtpd.site import Site
 
-_DEFAULT_CA = "ssl/qpsmtpd-ca.crt"
-
 
 class Tls(Plugin):
     """Holds the certificates for STARTTLS."""
@@ -45,10 +47,12 @@ class Tls(Plugin):
             if len(words) != 2:
                 raise ConfigError(f"{line.where}: a line has two words, CERTIFICATE KEY, but this is {line.text!r}")
             pairs.append((base / words[0], base / words[1]))
-        authorities = base / ca if ca else base / _DEFAULT_CA
+        if ca and not (base / ca).is_file():
+            raise ConfigError(f"{base / ca}: there is no such file; leave out the third argument")
+        authorities = qp.value("tls_client_ca")
         qp.tls = ServerTls(
             *pairs,
-            ca=authorities if ca or authorities.exists() else None,
+            ca=base / authorities if authorities else None,
             ciphers=qp.value("tls_ciphers"),
             clock=qp.clock,
             on_error=partial(qp.log, LOGERROR),

@@ -290,13 +290,10 @@ class Session(Chains):
 
     def _decrypt(self, channel: TlsChannel) -> None:
         try:
-            plain = channel.read()
+            while plain := channel.read():
+                self._server.receive_data(plain)
         except TlsError as error:
             self._log(LOGINFO, f"fail, TLS: {error}")
-            self._server.receive_data(b"")
-            return
-        if plain:
-            self._server.receive_data(plain)
         if channel.eof:
             self._server.receive_data(b"")
 
