@@ -6,6 +6,7 @@ import hmac
 import json
 import stringprep
 from base64 import b64decode, b64encode
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -49,9 +50,15 @@ def judged(password):
     return judge
 
 
-def serve(name, respond, *, initial=None, judge=bool, stored=None, **exchange):
+def said(response: bytes | None) -> bytes:
+    """A response of a client that has to say something."""
+    assert response is not None
+    return response
+
+
+def serve(name, respond, *, initial=None, judge: Callable[[Credentials], bool] = bool, stored=None, **exchange):
     """Go through a server's exchange, whose challenges `respond` answers, to its outcome."""
-    steps = MECHANISMS[name].serve(Exchange(initial, **({"nonce": "servers", "hostname": "mx.example"} | exchange)))
+    steps = MECHANISMS[name].serve(replace(Exchange(initial, nonce="servers", hostname="mx.example"), **exchange))
     step = next(steps)
     try:
         while True:
@@ -217,6 +224,23 @@ def test_nor_does_the_last_one_of_scram(tail):
     assert refusal("SCRAM-SHA-256", b"n,,n=user,r=clients", b"c=biws,r=clientsservers" + tail)
 
 
+@pytest.mark.parametrize("control", ["\n", "\r", "\t", "\x7f", "\x80", "\x85", "\x9f"])
+@pytest.mark.parametrize(
+    ("name", "responses"),
+    [
+        ("PLAIN", ["\0us{}er\0pencil"]),
+        ("LOGIN", ["us{}er", "pencil"]),
+        ("CRAM-MD5", [None, "us{}er b913a602"]),
+        ("SCRAM-SHA-256", ["n,,n=us{}er,r=x"]),
+        ("OAUTHBEARER", ["n,a=us{}er,\1auth=Bearer x\1\1"]),
+        ("XOAUTH2", ["user=us{}er\1auth=Bearer x\1\1"]),
+    ],
+)
+def test_no_user_name_holds_a_control_character(name, responses, control):
+    sent = [each and each.format(control).encode() for each in responses]
+    assert refusal(name, *sent).malformed is False
+
+
 # PLAIN (RFC 4616)
 
 
@@ -257,10 +281,6 @@ def test_login_asks_in_the_words_that_clients_look_for():
 @pytest.mark.parametrize("responses", [[b""], [b"*"], [None, b""], [None, b"*"], [b"tim", b""], [b"tim", b"*"]])
 def test_login_takes_neither_nothing_nor_a_star(responses):
     assert refusal("LOGIN", *responses).malformed is True
-
-
-def test_login_takes_no_user_name_of_several_lines():
-    assert refusal("LOGIN", b"tim\r\nQUIT", b"pencil").malformed is False
 
 
 # CRAM-MD5 (RFC 2195)
@@ -349,14 +369,6 @@ def test_a_bearer_token_in_another_form_is_malformed(name, response):
     assert refusal(name, response).malformed is True
 
 
-@pytest.mark.parametrize(
-    ("name", "response"),
-    [("OAUTHBEARER", b"n,a=us\ner,\1auth=Bearer x\1\1"), ("XOAUTH2", b"user=us\ner\1auth=Bearer x\1\1")],
-)
-def test_a_user_name_of_several_lines_is_of_no_use(name, response):
-    assert refusal(name, response).malformed is False
-
-
 @pytest.mark.parametrize("name", ["OAUTHBEARER", "XOAUTH2"])
 def test_a_client_puts_no_further_fields_into_its_response(name):
     for login in (Login("user\1auth=Bearer x", "y"), Login("user", "y\1host=z")):
@@ -381,7 +393,8 @@ PENCIL = ScramVerifier.of_password("pencil", SALT)
 def messages():
     """Both messages of a client that the server of `PENCIL` takes."""
     client = CLIENT_MECHANISMS[SCRAM[0]](Login("user", "pencil"), "clients", {})
-    return next(client), client.send(f"r=clientsservers,s={b64encode(SALT).decode()},i=4096".encode())
+    challenge = b"r=clientsservers,s=%b,i=4096" % b64encode(SALT)
+    return said(next(client)), said(client.send(challenge))
 
 
 def signed(first, bare):
@@ -436,9 +449,9 @@ def scramp_accepts(name, login, password, theirs=(), bound=None):
     )
     client = CLIENT_MECHANISMS[name](login, "clients", dict(theirs))
     try:
-        server.set_client_first(next(client).decode())
+        server.set_client_first(said(next(client)).decode())
         final = client.send(server.get_server_first().encode())
-        server.set_client_final(final.decode())
+        server.set_client_final(said(final).decode())
     except scramp.ScramException:
         return False
     assert client.send(server.get_server_final().encode()) == b""
@@ -487,9 +500,9 @@ def test_a_client_that_was_not_shown_our_offer_of_channel_binding_is_refused(plu
 
 
 def test_our_client_says_that_it_could_have_bound_the_channel():
-    header = {name: next(CLIENT_MECHANISMS[name](Login("u"), "x", BINDINGS)).partition(b",")[0] for name in SCRAM}
-    assert header == {SCRAM[0]: b"y", SCRAM[1]: b"p=tls-server-end-point"}
-    assert next(CLIENT_MECHANISMS[SCRAM[0]](Login("u"), "x", {})).startswith(b"n,")
+    first = {name: said(next(CLIENT_MECHANISMS[name](Login("u"), "x", BINDINGS))) for name in SCRAM}
+    assert [each.partition(b",")[0] for each in first.values()] == [b"y", b"p=tls-server-end-point"]
+    assert said(next(CLIENT_MECHANISMS[SCRAM[0]](Login("u"), "x", {}))).startswith(b"n,")
     with pytest.raises(SaslError):
         next(CLIENT_MECHANISMS[SCRAM[1]](Login("u"), "x", {"of another kind": b""}))
 
@@ -675,7 +688,7 @@ def test_our_client_objects_to_a_first_message_of_the_server(challenge):
 def test_our_client_lets_extensions_of_the_server_pass():
     client = CLIENT_MECHANISMS[SCRAM[0]](Login("user", "pencil"), "clients", {})
     next(client)
-    assert client.send(b"r=clientsx,s=AAAA,i=4096,x=y").startswith(b"c=biws,r=clientsx,p=")
+    assert said(client.send(b"r=clientsx,s=AAAA,i=4096,x=y")).startswith(b"c=biws,r=clientsx,p=")
 
 
 @pytest.mark.parametrize("login", [Login("us\ner", "pencil"), Login("user", "pen\ncil"), Login("user", "x", "\u0627a")])

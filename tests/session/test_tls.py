@@ -25,7 +25,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qpsmtpd.config import ConfigError
+from qpsmtpd.session import hello as sni
 from qpsmtpd.session import tls
+from qpsmtpd.session import x509 as ours
 from qpsmtpd.session.tls import ServerTls, TlsChannel, TlsError, TlsSetupError
 
 HOST = "mx.example.test"
@@ -415,9 +417,9 @@ def test_of_two_certificates_for_a_name_the_first_is_used(tmp_path):
 @pytest.mark.parametrize("more", [-1, 1])
 def test_a_hello_that_is_too_long_is_served_by_default_however_it_comes(several, more):
     body = hello("two.test")[9:]
-    size = tls._HELLO - 9 + more
+    size = sni.HELLO_LIMIT - 9 + more
     long = b"\x16\x03\x01" + (size + 4).to_bytes(2, "big") + b"\x01" + size.to_bytes(3, "big") + body.ljust(size, b"\0")
-    for cut in (len(long), tls._HELLO - 2):
+    for cut in (len(long), sni.HELLO_LIMIT - 2):
         channel = several.channel()
         judge(channel, long, [cut])
         assert channel._server_name == ("two.test" if more < 0 else None)
@@ -439,9 +441,9 @@ def test_a_name_that_cannot_be_is_none_and_says_nothing_to_standard_error(severa
 @given(st.from_regex(r"[a-z0-9]{1,50}(\.[a-z0-9-]{0,9}[a-z0-9]){0,4}", fullmatch=True), st.integers(0, 600))
 def test_the_name_is_found_in_each_hello_and_in_no_part_of_one(host, kept):
     record = hello(f"{host}.test")
-    found = tls.client_hello(record)
-    assert tls.server_name(found) == f"{host}.test"
-    assert tls.client_hello(record[:kept]) == (found if kept >= len(record) else None)
+    found = sni.client_hello(record)
+    assert sni.server_name(found) == f"{host}.test"
+    assert sni.client_hello(record[:kept]) == (found if kept >= len(record) else None)
 
 
 @pytest.mark.parametrize("size", [10, 50, 200])
@@ -450,7 +452,7 @@ def test_a_hello_may_be_spread_over_records(several, size):
     body = whole[5:]
     pieces = [body[at : at + size] for at in range(0, len(body), size)]
     spread = b"".join(whole[:3] + len(piece).to_bytes(2, "big") + piece for piece in pieces)
-    assert tls.client_hello(spread) == tls.client_hello(whole)
+    assert sni.client_hello(spread) == sni.client_hello(whole)
     channel = several.channel()
     judge(channel, spread, [7] * 20)
     assert channel._server_name == "two.test"
@@ -458,11 +460,11 @@ def test_a_hello_may_be_spread_over_records(several, size):
 
 @given(st.binary())
 def test_any_bytes_may_be_looked_at_as_a_hello(data):
-    found = tls.client_hello(data)
+    found = sni.client_hello(data)
     assert found is None or len(found) <= len(data)
-    assert tls.client_hello(b"\x16\x03\x01" + len(data).to_bytes(2, "big") + data) is None or data
-    tls.server_name(data)
-    tls.server_name(bytes(34 + 1 + 2 + 1) + len(data).to_bytes(2, "big") + data)
+    assert sni.client_hello(b"\x16\x03\x01" + len(data).to_bytes(2, "big") + data) is None or data
+    sni.server_name(data)
+    sni.server_name(bytes(34 + 1 + 2 + 1) + len(data).to_bytes(2, "big") + data)
 
 
 # Files that change
@@ -814,7 +816,7 @@ def test_weak_hashes_are_replaced(oid, digest):
     weak = der(self_signed(KEYS["rsa"], hashes.SHA256())).replace(
         bytes.fromhex("2a864886f70d01010b"), bytes.fromhex(f"2a864886f70d0101{oid}")
     )
-    assert tls.server_end_point(weak) == hashlib.new(digest, weak).digest()
+    assert ours.server_end_point(weak) == hashlib.new(digest, weak).digest()
 
 
 OTHER_TYPES = ObjectIdentifier("1.2.840.99999.1"), ObjectIdentifier("2.999.128"), NameOID.TITLE
@@ -834,26 +836,26 @@ OTHER_TYPES = ObjectIdentifier("1.2.840.99999.1"), ObjectIdentifier("2.999.128")
 )  # fmt: skip
 def test_a_subject_is_written_by_rfc_4514(attributes):
     certificate = self_signed(KEYS["ec"], hashes.SHA256(), subject=[x509.NameAttribute(*pair) for pair in attributes])
-    assert tls.certificate_subject(der(certificate)) == certificate.subject.rfc4514_string()
+    assert ours.certificate_subject(der(certificate)) == certificate.subject.rfc4514_string()
 
 
 def test_a_subject_is_one_line_that_cannot_be_mistaken():
     subject = [x509.NameAttribute(NameOID.COMMON_NAME, "a,O=Bank\r\n\x1b+ ")]
     certificate = self_signed(KEYS["ec"], hashes.SHA256(), subject=subject)
-    assert tls.certificate_subject(der(certificate)) == r"CN=a\,O=Bank\0d\0a\1b\+\ "
+    assert ours.certificate_subject(der(certificate)) == r"CN=a\,O=Bank\0d\0a\1b\+\ "
 
 
 @pytest.mark.parametrize("year", [1999, 2049, 2050, 9999])
 def test_the_last_day_of_a_certificate_is_read(year):
     certificate = self_signed(KEYS["ec"], hashes.SHA256(), year=year)
-    assert tls.certificate_expiry(der(certificate)) == certificate.not_valid_after_utc
+    assert ours.certificate_expiry(der(certificate)) == certificate.not_valid_after_utc
 
 
 @FEW
 @given(st.lists(st.from_regex(r"(\*\.)?[a-zA-Z0-9-]{1,20}(\.[a-z]{1,9}){0,3}", fullmatch=True), max_size=5))
 def test_the_names_in_a_certificate_are_read(hosts):
     certificate = self_signed(KEYS["ec"], hashes.SHA256(), hosts=hosts)
-    assert tls.certificate_names(der(certificate)) == tuple(map(str.lower, hosts))
+    assert ours.certificate_names(der(certificate)) == tuple(map(str.lower, hosts))
 
 
 DER = der(self_signed(KEYS["ec"], hashes.SHA256(), subject=[x509.NameAttribute(NameOID.COMMON_NAME, "x")]))
@@ -865,18 +867,18 @@ def test_any_bytes_may_be_looked_at_as_a_certificate(data):
     for at in data.draw(st.lists(st.integers(0, len(found) - 1), max_size=10)):
         found[at] = data.draw(st.integers(0, 255))
     for blob in (data.draw(st.binary()), bytes(found), bytes(found[: data.draw(st.integers(0, len(found)))])):
-        assert len(tls.certificate_names(blob)) <= len(blob)
-        assert "\n" not in tls.certificate_subject(blob)
-        tls.certificate_expiry(blob)
-        tls.server_end_point(blob)
+        assert len(ours.certificate_names(blob)) <= len(blob)
+        assert "\n" not in ours.certificate_subject(blob)
+        ours.certificate_expiry(blob)
+        ours.server_end_point(blob)
 
 
 @pytest.mark.parametrize("size", [0, 1, 127, 128, 129, 255, 256, 65_535, 65_536])
 def test_an_element_may_have_any_length(size):
     width = (size.bit_length() + 7) // 8
     length = bytes([size]) if size < 128 else bytes([0x80 | width]) + size.to_bytes(width, "big")
-    assert list(tls._elements(b"\x04" + length + bytes(size) + b"\x05\0")) == [(4, bytes(size)), (5, b"")]
-    assert list(tls._elements(b"\x04" + length + bytes(max(size - 1, 0)))) == ([] if size else [(4, b"")])
+    assert list(ours._elements(b"\x04" + length + bytes(size) + b"\x05\0")) == [(4, bytes(size)), (5, b"")]
+    assert list(ours._elements(b"\x04" + length + bytes(max(size - 1, 0)))) == ([] if size else [(4, b"")])
 
 
 # What follows
@@ -885,9 +887,9 @@ def test_an_element_may_have_any_length(size):
 def test_a_hello_in_absurdly_many_records_is_not_looked_at(several):
     body = hello("two.test")[5:]
     records = [b"\x16\x03\x01\0\x01" + bytes([octet]) for octet in body]
-    assert tls.client_hello(b"".join(records[:63])) is None
-    assert tls.client_hello(b"".join(records[:64])[:-1]) is None
-    assert tls.client_hello(b"".join(records[:64])) == b""
+    assert sni.client_hello(b"".join(records[:63])) is None
+    assert sni.client_hello(b"".join(records[:64])[:-1]) is None
+    assert sni.client_hello(b"".join(records[:64])) == b""
     channel = several.channel()
     judge(channel, b"".join(records), [1] * 1000)
     assert channel._hello is None

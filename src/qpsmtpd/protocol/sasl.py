@@ -42,7 +42,7 @@ __all__ = [
     "saslprep",
 ]
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # U+0085 ends a line for some who read the name
 _SCRAM_HASH = "sha256"
 _KEY_LENGTH = 32
 _MADE_UP_ITERATIONS = 4096

@@ -13,37 +13,34 @@ at most one record that is not whole (16 KiB and some). A message of a handshake
 not whole, 128 KiB at most; a longer one is refused by its header. What is answered without being asked
 (an alert, a KeyUpdate) waits in the outgoing buffer, and is no longer than what asked for it.
 
-Which certificate a client gets. A server looks into the ClientHello for the name (SNI) and sets the
+Which certificate a client gets. A server looks into the ClientHello for the name (SNI, by `hello`) and sets the
 context before OpenSSL sees any of it. `SSLContext.sni_callback` would do this too, but Python decodes the name
 as ASCII around the callback, so that a name of other octets prints a traceback to standard error, at the will of any
 client; and the callback is no business of ours in a context of the embedder's, where the name is of interest too. The look
 is lazy: what is not understood, or too long, is OpenSSL's to judge, under the default certificate.
 
 Channel bindings (RFC 5929) need the server's own certificate, and `ssl` does not give it: its
-files are read here, by the smallest part of DER that serves. The same part tells the names
-in a certificate, and when it expires.
+files are read here, and `x509` understands as much of them as is needed.
 
 Nothing in here knows a socket, a thread or the session.
 """
 
-import datetime as dt
-import hashlib
 import re
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from qpsmtpd.config import ConfigError
 from qpsmtpd.protocol import ClientCertificate, Security
+from qpsmtpd.session.hello import HELLO_LIMIT, client_hello, server_name
+from qpsmtpd.session.x509 import certificate_expiry, certificate_names, certificate_subject, server_end_point
 
 __all__ = ["ServerTls", "TlsChannel", "TlsError", "TlsSetupError"]
 
 _RECHECK = 1.0  # seconds between two looks at the files
 _RECORD = 16_384  # the most plaintext in one (RFC 8446 section 5.1)
-_HELLO = 16_384  # octets of a ClientHello that are looked at; real ones have 2,000
-_HELLO_RECORDS = 64  # that it may be spread over; more of them are there to cost time
 
 
 class TlsError(Exception):
@@ -118,8 +115,8 @@ class TlsChannel:
 
     def _read_hello(self, data: bytes) -> bool:
         """Choose by the ClientHello; false while more of it must come."""
-        hello = client_hello(data[:_HELLO])
-        if hello is None and len(data) < _HELLO and not self._ended:
+        hello = client_hello(data[:HELLO_LIMIT])
+        if hello is None and len(data) < HELLO_LIMIT and not self._ended:
             return False
         self._hello = None
         self._server_name = server_name(hello or b"")
@@ -384,203 +381,3 @@ def _fingerprint(path: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return status.st_mtime_ns, status.st_size, status.st_ino
-
-
-# As much of a ClientHello as is needed (RFC 8446 sections 4.1.2 and 5.1): total functions, any bytes in
-
-_HANDSHAKE, _CLIENT_HELLO, _SERVER_NAME, _HOST_NAME = b"\x16", b"\x01", b"\0\0", b"\0"
-_VERSION_AND_RANDOM = 2 + 32
-_HOST = re.compile(rb"[A-Za-z0-9._-]{1,255}")
-
-
-def _vector(data: bytes, at: int, width: int) -> tuple[bytes, int]:
-    """What stands behind a length of some octets, as much of it as there is, and where it should end."""
-    start = at + width
-    end = start + int.from_bytes(data[at:start], "big")
-    return data[start:end], end
-
-
-def client_hello(records: bytes) -> bytes | None:
-    """The ClientHello that a connection begins with, its header left out; None while it is not whole.
-
-    Of what is none, nothing.
-    """
-    message, at = b"", 0
-    for _ in range(_HELLO_RECORDS):
-        if at >= len(records):
-            return None
-        if records[at : at + 1] != _HANDSHAKE:
-            return b""
-        fragment, at = _vector(records, at + 3, 2)
-        message += fragment
-        if message and message[:1] != _CLIENT_HELLO:
-            return b""
-        hello, end = _vector(message, 1, 3)
-        if end <= len(message):
-            return hello
-    return None if at > len(records) else b""
-
-
-def server_name(hello: bytes) -> str | None:
-    """The host that a client asks for (RFC 6066 section 3); None if for none, or one that cannot be."""
-    at = _VERSION_AND_RANDOM
-    for width in (1, 2, 1):  # the session's identity, cipher suites, compression
-        _, at = _vector(hello, at, width)
-    extensions, _ = _vector(hello, at, 2)
-    at = 0
-    while at < len(extensions):
-        kind = extensions[at : at + 2]
-        data, at = _vector(extensions, at + 2, 2)
-        if kind == _SERVER_NAME:
-            names, _ = _vector(data, 0, 2)  # a list, but there is one type of names, and one name of each
-            name, _ = _vector(names, 1, 2)
-            return name.decode() if names[:1] == _HOST_NAME and _HOST.fullmatch(name) else None
-    return None
-
-
-# As much of X.509 as is needed: total functions, any bytes in
-
-_SEQUENCE, _SET, _OID, _OCTETS, _EXTENSIONS, _DNS_NAME = 0x30, 0x31, 0x06, 0x04, 0xA3, 0x82
-_UTC_TIME = 0x17
-_VALIDITY, _SUBJECT = 3, 4  # places in a certificate
-_SUBJECT_ALT_NAME = bytes.fromhex("551d11")
-_ATTRIBUTES = {
-    bytes.fromhex(oid): name
-    for oid, name in {
-        "550403": "CN",
-        "550406": "C",
-        "550407": "L",
-        "550408": "ST",
-        "55040a": "O",
-        "55040b": "OU",
-        "2a864886f70d010901": "emailAddress",
-    }.items()
-}
-_SIGNATURE_HASHES = {
-    bytes.fromhex(oid): name
-    for oid, name in {
-        "2a864886f70d010104": "sha256",  # MD5 and SHA-1 are replaced, RFC 5929 section 4.1
-        "2a864886f70d010105": "sha256",
-        "2a864886f70d01010b": "sha256",
-        "2a864886f70d01010c": "sha384",
-        "2a864886f70d01010d": "sha512",
-        "2a864886f70d01010e": "sha224",
-        "2a8648ce3d0401": "sha256",
-        "2a8648ce3d040301": "sha224",
-        "2a8648ce3d040302": "sha256",
-        "2a8648ce3d040303": "sha384",
-        "2a8648ce3d040304": "sha512",
-    }.items()
-}
-
-
-def _elements(der: bytes) -> Iterator[tuple[int, bytes]]:
-    """The elements in some DER, tag and content; what is cut off or of another form is left out."""
-    at = 0
-    while at + 2 <= len(der):
-        tag, size, at = der[at], der[at + 1], at + 2
-        if size == 0x80:  # an indefinite length is BER
-            return
-        if size > 0x80:
-            width = size & 0x7F
-            size, at = int.from_bytes(der[at : at + width]), at + width
-        if at + size > len(der):
-            return
-        yield tag, der[at : at + size]
-        at += size
-
-
-def _inside(der: bytes, tag: int) -> list[tuple[int, bytes]]:
-    """The elements inside the first one with this tag."""
-    for found, content in _elements(der):
-        if found == tag:
-            return list(_elements(content))
-    return []
-
-
-def _tbs(der: bytes) -> list[tuple[int, bytes]]:
-    """The elements of the signed part of a certificate, its version left out."""
-    certificate = _inside(der, _SEQUENCE)
-    parts = list(_elements(certificate[0][1])) if certificate else []
-    return parts[1:] if parts and parts[0][0] == 0xA0 else parts
-
-
-def _part(der: bytes, index: int) -> bytes:
-    parts = _tbs(der)
-    return parts[index][1] if index < len(parts) else b""
-
-
-def certificate_names(der: bytes) -> tuple[str, ...]:
-    """The host names in a certificate (subjectAltName), in lower case."""
-    names: list[str] = []
-    for tag, content in _tbs(der):
-        if tag != _EXTENSIONS:
-            continue
-        for _, extension in _inside(content, _SEQUENCE):
-            parts = list(_elements(extension))
-            if parts and parts[0] == (_OID, _SUBJECT_ALT_NAME) and parts[-1][0] == _OCTETS:
-                found = _inside(parts[-1][1], _SEQUENCE)
-                names += [name.decode("latin-1").lower() for kind, name in found if kind == _DNS_NAME]
-    return tuple(names)
-
-
-def certificate_expiry(der: bytes) -> dt.datetime | None:
-    """The last moment at which a certificate is good; None if it does not say so."""
-    validity = list(_elements(_part(der, _VALIDITY)))
-    if len(validity) != 2:
-        return None
-    tag, content = validity[1]
-    text = content.decode("latin-1")
-    if tag == _UTC_TIME:  # of two digits for the year (RFC 5280 section 4.1.2.5.1)
-        text = ("20" if text < "50" else "19") + text
-    try:
-        return dt.datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=dt.UTC)
-    except ValueError:
-        return None
-
-
-def certificate_subject(der: bytes) -> str:
-    """The subject of a certificate as one line, `CN=client.example,O=Example` (RFC 4514, other types by number)."""
-    relatives: list[str] = []
-    for tag, relative in _elements(_part(der, _SUBJECT)):
-        words: list[str] = []
-        for _, attribute in _elements(relative) if tag == _SET else ():
-            pair = list(_elements(attribute))
-            if len(pair) == 2 and pair[0][0] == _OID:
-                kind, value = pair[0][1], pair[1][1].decode("utf-8", "replace")
-                words.append(f"{_ATTRIBUTES.get(kind) or _dotted(kind)}={_SPECIAL.sub(_escape, value)}")
-        relatives.append("+".join(words))
-    return ",".join(filter(None, reversed(relatives)))
-
-
-_SPECIAL = re.compile(r'^[ #]|[,+"\\<>;]|[\x00-\x1f\x7f-\x9f\u2028\u2029]| \Z')
-
-
-def _escape(found: re.Match[str]) -> str:
-    char = found[0]
-    return f"\\{char}" if char.isprintable() else "".join(f"\\{octet:02x}" for octet in char.encode())
-
-
-def _dotted(oid: bytes) -> str:
-    """An object identifier in its usual form, `1.2.840.113549`."""
-    arcs, arc = [0], 0
-    for octet in oid:
-        arc = arc << 7 | octet & 0x7F
-        if octet < 0x80:
-            if len(arcs) == 1:  # the first two are one number (X.690 section 8.19.4)
-                arcs[0] = min(arc // 40, 2)
-                arc -= 40 * arcs[0]
-            arcs.append(arc)
-            arc = 0
-    return ".".join(map(str, arcs))
-
-
-def server_end_point(der: bytes) -> bytes | None:
-    """The channel binding tls-server-end-point; None where the RFC defines none, as for Ed25519.
-
-    Nor is there one for RSASSA-PSS, which names its hash elsewhere, and which no authority signs servers with.
-    """
-    certificate = _inside(der, _SEQUENCE)
-    algorithm = list(_elements(certificate[1][1])) if len(certificate) > 1 else []
-    name = _SIGNATURE_HASHES.get(algorithm[0][1]) if algorithm else None
-    return hashlib.new(name, der).digest() if name is not None else None
