@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["DEFAULTS", "Config", "ConfigError", "Line", "did_you_mean", "values_in"]
+__all__ = ["DEFAULTS", "Config", "ConfigError", "Line", "did_you_mean", "fingerprint", "values_in"]
 
 DEFAULTS: Mapping[str, tuple[str, ...]] = {
     "loglevel": ("LOGWARN",),
@@ -143,7 +143,7 @@ class Config:
         now = self._clock()
         if cached is not None and now - cached.checked < _RECHECK:
             return cached
-        if cached is not None and all(_fingerprint(path) == seen for path, seen in cached.files.items()):
+        if cached is not None and all(fingerprint(path) == seen for path, seen in cached.files.items()):
             cached.checked = now
             return cached
         try:
@@ -152,7 +152,7 @@ class Config:
             if cached is None:
                 raise
             self.on_error(f"{error}; the old values of {name} stay in force")
-            cached.files = {path: _fingerprint(path) for path in cached.files}
+            cached.files = {path: fingerprint(path) for path in cached.files}
             cached.checked = now
         return self._cache[name]
 
@@ -166,7 +166,7 @@ class Config:
     def _lines(
         self, path: Path, files: dict[Path, tuple[int, int, int] | None], including: tuple[Path, ...]
     ) -> Iterator[Line]:
-        files[path] = _fingerprint(path)
+        files[path] = fingerprint(path)
         if path.is_dir() and including:
             for entry in sorted(path.iterdir()):
                 if not entry.name.startswith("."):
@@ -190,7 +190,7 @@ class Config:
             yield from self._lines(included, files, (*including, path))
 
 
-def _fingerprint(path: Path) -> tuple[int, int, int] | None:
+def fingerprint(path: Path) -> tuple[int, int, int] | None:
     """What changes when a file does; None where there is none."""
     try:
         status = path.stat()

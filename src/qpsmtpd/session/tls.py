@@ -32,7 +32,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qpsmtpd.config import ConfigError
+from qpsmtpd.config import ConfigError, fingerprint
 from qpsmtpd.protocol import ClientCertificate, Security
 from qpsmtpd.session.hello import HELLO_LIMIT, client_hello, server_name
 from qpsmtpd.session.x509 import certificate_expiry, certificate_names, certificate_subject, server_end_point
@@ -290,7 +290,7 @@ class ServerTls:
         return self._loaded
 
     def _fingerprints(self) -> Sequence[object]:
-        return [_fingerprint(path) for path in (*(path for pair in self._files for path in pair), self._ca) if path]
+        return [fingerprint(path) for path in (*(path for pair in self._files for path in pair), self._ca) if path]
 
     def _load(self) -> _Loaded:
         pairs = [self._load_pair(certificate, key) for certificate, key in self._files]
@@ -373,11 +373,3 @@ def _first_certificate(path: Path) -> str:
 
 def _complaint(error: OSError) -> str:
     return _reason(error) if isinstance(error, ssl.SSLError) else error.strerror or type(error).__name__
-
-
-def _fingerprint(path: Path) -> tuple[int, int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
