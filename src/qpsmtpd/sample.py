@@ -19,8 +19,9 @@ _FILES: Mapping[str, str] = {
 # Who may connect at all: config/hosts_allow
 hosts_allow
 
-# Who may authenticate, under TLS only: `qpsmtpd passwd config/flat_auth_pw USER` adds a user.
-# auth/auth_flat_file
+# Who may authenticate, under TLS only: `qpsmtpd passwd config/flat_auth_pw USER` adds a user, with a
+# hash of the password, which does for these mechanisms.
+# auth/auth_flat_file plain login
 
 # Who may send mail to anywhere: config/relayclients
 relay

@@ -437,7 +437,7 @@ class Session(Chains):
 
     def _log(self, level: int, text: str) -> None:
         current_session.set(self)
-        self._site.log(level, text)
+        self._site.log(level, text, hook="")
 
 
 def _copied(note: object) -> object:
