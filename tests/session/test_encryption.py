@@ -607,3 +607,50 @@ def test_a_recipient_that_a_plugin_has_removed_is_told_so():
 def test_a_session_over_a_client_without_start_tls_is_unchanged():
     client = Client(Kit(Everything).site)
     assert [reply.code for reply in client.deliver()] == [250, 250, 250, 354, 250]
+
+
+# Whatever comes
+
+
+BEFORE = {
+    "a PROXY header": b"PROXY ",
+    "a PROXY header of version 2": b"\r\n\r\n\0\r\nQUIT\n\x21\x11",
+    "TLS": b"\x16\x03\x01",
+}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(sorted(BEFORE)), st.binary(max_size=300), st.lists(st.integers(1, 60), max_size=20))
+def test_any_bytes_before_the_session_end_in_a_reply_or_a_clean_close(kit, expected, data, cuts):
+    server = kit(**(PROXY if "PROXY" in expected else {}))
+    role = ROLES["submissions"] if expected == "TLS" else ROLES["mx"]
+    client = server.connect(role=role)
+    data, at = BEFORE[expected] + data, 0
+    for size in [*cuts, len(data)]:
+        if client.closed or at >= len(data):
+            break
+        client._go(data[at : at + size])
+        at += size
+    if not client.closed:
+        client._go(TIMED_OUT)
+    assert client.closed
+    assert server.site.census.total == 0
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=300), st.lists(st.integers(1, 60), max_size=20))
+def test_any_bytes_instead_of_a_handshake_end_in_a_clean_close(kit, data, cuts):
+    server = kit()
+    client = server.connect()
+    client.say("STARTTLS")
+    at = 0
+    for size in [*cuts, len(data)]:
+        if client.closed or at >= len(data):
+            break
+        client._go(data[at : at + size])
+        at += size
+    if not client.closed:
+        client._go(b"")
+    assert client.closed
+    assert [call.hook for call in server.calls("mail") + server.calls("queue")] == []
+    assert server.site.census.total == 0
