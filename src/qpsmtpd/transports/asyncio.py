@@ -284,8 +284,11 @@ class _Link(asyncio.BufferedProtocol):
             return
         self._closed = True
         if linger and not self._eof and self._transport.can_write_eof():
-            self._transport.write_eof()
             self._set_reading(True)
+            try:
+                self._transport.write_eof()
+            except OSError:  # the client has gone, and the loop has not said so yet
+                self._transport.abort()
         else:
             self._transport.close()
         if linger or self._transport.get_write_buffer_size():
