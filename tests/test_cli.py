@@ -112,6 +112,8 @@ def test_the_environment_names_the_config_directory(run, place, monkeypatch):
     [
         ("2525", "'2525' is not HOST:PORT or unix:PATH; an IPv6 address goes in brackets"),
         ("::1:25", "is not HOST:PORT"),
+        ("Submission=127.0.0.1:0", "is not HOST:PORT"),
+        ("mx,lmtp=127.0.0.1:0", "a listener has one role, and it stands first"),
         ("host:99999", "is not HOST:PORT"),
         (
             "lmpt=host:24",
@@ -124,6 +126,44 @@ def test_an_address_that_is_none_is_refused(run, listen, message):
     status, _, err = run("run", "--listen", listen)
     assert status == 2
     assert message in err
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("a..b:25", "cannot listen on a..b:25: this is no host name"),
+        ("unix:config", "cannot listen on config: there is something else of this name"),
+        ("unix:" + "x" * 200, "path too long"),
+    ],
+)
+def test_a_place_that_cannot_be_listened_on_is_one_line(run, place, where, message):
+    (place / "config").mkdir()
+    status, _, err = run("run", "--listen", where)
+    assert status == 1
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("tls_before_auth", "no"), ("line_endings", "mend"), ("proxy_networks", "x")]
+)
+def test_a_setting_that_makes_no_sense_is_refused_with_its_place(run, place, name, text):
+    (place / "config").mkdir()
+    (place / "config" / name).write_text(f"# a comment\n{text}\n")
+    status, _, err = run("check")
+    assert status == 1
+    assert f"config/{name}:2: '{text}' " in err
+
+
+@pytest.mark.parametrize("extension", ["AUTH", "STARTTLS"])
+def test_a_role_needs_its_extensions(run, place, extension):
+    run("certificate", ".", "mx")
+    (place / "config").mkdir()
+    (place / "config" / "plugins").write_text("auth/authdeny")
+    (place / "config" / "extensions").write_text(f"-{extension}")
+    status, _, err = run("run", "--listen", "submission=127.0.0.1:0", "--tls-cert", "mx.crt", "--tls-key", "mx.key")
+    assert status == 1
+    assert f"needs {extension}; take `-{extension}` out of config/extensions" in err
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,22 @@
 import base64
 import importlib.util
 import re
+import socket
 import ssl
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trustme
 
 from qpsmtpd import DENY
 from qpsmtpd.plugin import hook_method
+from qpsmtpd.protocol import Mailbox, Message
 from qpsmtpd.protocol.hooks import HOOKS
 from qpsmtpd.protocol.sasl import CLIENT_MECHANISMS, Login, ScramVerifier
-from qpsmtpd.testing import Kit
+from qpsmtpd.session.role import ROLES
+from qpsmtpd.session.tls import ServerTls
+from qpsmtpd.testing import Kit, make_site
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -131,3 +136,28 @@ def test_an_embedder_gives_its_own_context():
     namespace["with_tls"](kit.site, context)
     client = kit.connect()
     assert "STARTTLS" in client.say("EHLO c.example").text
+
+
+def test_the_client_shown_submits_a_message(tmp_path, running):
+    (code,) = [code for code in examples("encryption-and-identity.md") if "def submit" in code]
+    namespace = {}
+    exec(code, namespace)
+    authority = trustme.CA()
+    authority.issue_cert("mx.example").private_key_and_cert_chain_pem.write_to_path(tmp_path / "mx.pem")
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    site = make_site(
+        "auth/auth_flat_file",
+        "rcpt_ok",
+        "queue/discard",
+        config={"flat_auth_pw": ["user:pass"], "tls_before_auth": ["1"]},
+    )
+    site.tls = ServerTls((tmp_path / "mx.pem", tmp_path / "mx.pem"))
+    message = Message(Mailbox("a", "b.example"), [Mailbox("c", "d.example")], b"Subject: x\r\n\r\nhello\r\n")
+    for password, delivered in (("pass", True), ("wrong", False)):
+        with (
+            running("asyncio", site, role=ROLES["submission"]) as address,
+            socket.create_connection(address, 20) as server,
+        ):
+            report = namespace["submit"](server, context, "mx.example", Login("user", password), message)
+        assert [result.delivered for result in report.results] == [delivered]

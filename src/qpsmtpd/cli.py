@@ -18,7 +18,7 @@ from qpsmtpd.loader import bundled_names, find_plugin, load
 from qpsmtpd.logs import LOGERROR
 from qpsmtpd.passwords import SCHEMES, hash_password, write_entry
 from qpsmtpd.plugin import where
-from qpsmtpd.protocol import LineEndings, hooks
+from qpsmtpd.protocol import Extension, LineEndings, hooks
 from qpsmtpd.sample import write_sample
 from qpsmtpd.session.role import MX, ROLES, Role
 from qpsmtpd.session.tls import ServerTls
@@ -36,7 +36,7 @@ SOLO: Mapping[str, tuple[str, ...]] = {
 
 _LISTEN = re.compile(
     r"(?:(?P<words>[a-z]+(?:,[a-z]+)*)=)?"
-    r"(?:unix:(?P<path>.+)|(?:\[(?P<six>[^\]]+)\]|(?P<host>[^:\[\]]*)):(?P<port>\d{1,5}))"
+    r"(?:unix:(?P<path>.+)|(?:\[(?P<six>[^\]]+)\]|(?P<host>[^:\[\]=]*)):(?P<port>\d{1,5}))"
 )
 
 
@@ -152,6 +152,8 @@ def _role(text: str) -> Role:
     endings = {each.name.lower(): each for each in LineEndings}
     for word in text.split(","):
         if word in ROLES:
+            if role is not MX:
+                raise argparse.ArgumentTypeError(f"{text!r}: a listener has one role, and it stands first")
             role = replace(ROLES[word], line_endings=role.line_endings)
         elif word in endings:
             role = replace(role, line_endings=endings[word])
@@ -229,6 +231,12 @@ def _check_role(site: Site, role: Role) -> None:
         raise ConfigError(
             f"the role {role.name} needs a certificate: give --tls-cert and --tls-key, or load the plugin tls"
         )
+    offered = site.current_settings().extensions
+    if role.auth_required and Extension.AUTH not in offered:
+        raise ConfigError(f"the role {role.name} needs AUTH; take `-AUTH` out of config/extensions")
+    in_clear = not role.implicit_tls and not site.current_settings().auth_in_clear
+    if role.auth_required and in_clear and Extension.STARTTLS not in offered:
+        raise ConfigError(f"the role {role.name} needs STARTTLS; take `-STARTTLS` out of config/extensions")
     if role.auth_required and not any(hook.startswith("auth") and hook != "auth_parse" for hook in site.chains):
         raise ConfigError(f"the role {role.name} needs a plugin that knows users, such as auth/auth_flat_file")
     if role.auth_required and site.tls is None and not site.current_settings().auth_in_clear:

@@ -18,7 +18,7 @@ from qpsmtpd.session.role import MX, Role
 from qpsmtpd.session.session import Session
 from qpsmtpd.site import Kind, Site
 from qpsmtpd.transports import blocking
-from qpsmtpd.transports.sockets import Address, Place, peer_of
+from qpsmtpd.transports.sockets import Address, Place, peer_of, remove_unix
 
 __all__ = ["BACKENDS", "check_backend", "inetd", "run"]
 
@@ -38,6 +38,8 @@ def run(site: Site, backend: str, places: Sequence[Place], started: _Started) ->
         BACKENDS[backend](site, places, started)
         site.log(LOGINFO, "stopped")
     finally:
+        for place in places:
+            remove_unix(place)
         site.remove_spool_dir()
 
 

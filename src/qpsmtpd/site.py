@@ -308,9 +308,17 @@ class Site:
         return session.connection.id if session is not None else f"[{os.getpid()}]"
 
     def log_failure(self, hook: str, plugin: str, doing: str) -> None:
-        """Log the exception that is being handled, with its traceback."""
+        """Log the exception that is being handled, with its traceback.
+
+        Of one in AUTH the text is left out: it may hold a password.
+        """
         error = sys.exception()
         assert error is not None
+        if hook.startswith("auth"):
+            self.log(LOGERROR, f"error, {doing} failed: {type(error).__name__}", hook=hook, plugin=plugin)
+            for line in "".join(traceback.format_tb(error.__traceback__)).splitlines():
+                self.log(LOGERROR, line, hook=hook, plugin=plugin)
+            return
         try:
             text = str(error)
         except Exception:  # noqa: BLE001 - even this is the plugin's code
@@ -378,7 +386,7 @@ class Site:
             log_level=self._read_log_level(),
             extensions=self._read_extensions(),
             line_endings=self._read_line_endings(),
-            auth_in_clear=self.value("tls_before_auth") == "0",
+            auth_in_clear=not self._read_flag("tls_before_auth", default=True),
             handshake_timeout=number("timeouttls"),
             xclient_networks=self._read_networks("xclient_networks"),
             proxy_networks=self._read_networks("proxy_networks"),
@@ -417,6 +425,12 @@ class Site:
         if Extension.BINARYMIME in offered and Extension.CHUNKING not in offered:  # RFC 3030 section 3
             raise ConfigError(f"{self.settings.where('extensions')}: BINARYMIME needs CHUNKING")
         return frozenset(offered)
+
+    def _read_flag(self, setting: str, *, default: bool) -> bool:
+        text = self.value(setting, str(int(default)))
+        if text not in ("0", "1"):
+            raise ConfigError(f"{self.settings.where(setting)}: {text!r} is neither 0 nor 1")
+        return text == "1"
 
     def _read_line_endings(self) -> LineEndings:
         named = self.value("line_endings", "strict")

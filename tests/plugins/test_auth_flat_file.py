@@ -1,6 +1,7 @@
 """Whom `auth/auth_flat_file` lets in, by which mechanism, and what it says of a file that is wrong."""
 
 import base64
+import os
 
 import pytest
 from hypothesis import given, settings
@@ -211,21 +212,46 @@ def test_no_more_are_checked_at_once_than_there_are_processors(kit, monkeypatch)
 
 
 def test_a_check_that_fails_gives_its_turn_back(kit, monkeypatch):
-    (plugin,) = kit("auth/auth_flat_file", config=FILE, base=False).site.plugins
-    monkeypatch.setattr(auth_flat_file, "verify", lambda stored, password: 1 / 0)
-    turns = plugin._turns.qsize()
-    with pytest.raises(ZeroDivisionError):
-        plugin.check_password(None, "plain", "good@example.com", "good_pass", None, None)
-    assert plugin._turns.qsize() == turns > 0
+    stage = kit("auth/auth_flat_file", config=FILE)
+    with monkeypatch.context() as broken:
+        broken.setattr(auth_flat_file, "verify", lambda stored, password: 1 / 0)
+        for _ in range((os.cpu_count() or 1) + 1):
+            assert authenticate(stage.connect(), "PLAIN", "good@example.com", "good_pass").code == 454
+    assert authenticate(stage.connect(), "PLAIN", "good@example.com", "good_pass").code == 235
 
 
 def test_checks_that_take_time_run_in_a_thread(kit):
     chains = kit(ALL, config=FILE).site.chains
     kinds = {name: [entry.kind for entry in chain] for name, chain in chains.items() if name.startswith("auth-")}
-    blocking = [Kind.BLOCKING]
+    in_turn = [Kind.EFFECTS]
     assert kinds == {
-        "auth-plain": blocking, "auth-login": blocking, "auth-scram-sha-256": blocking, "auth-cram-md5": [Kind.PLAIN],
-    }  # fmt: skip
+        "auth-plain": in_turn,
+        "auth-login": in_turn,
+        "auth-scram-sha-256": [Kind.BLOCKING],
+        "auth-cram-md5": [Kind.PLAIN],
+    }
+
+
+def test_every_check_takes_as_long_as_the_longest(kit, monkeypatch):
+    costly = hash_password("x", "scrypt")
+    spent = []
+    monkeypatch.setattr(auth_flat_file, "verify_nothing", lambda password, like: spent.append(like))
+    stage = kit(
+        "auth/auth_flat_file", config={"flat_auth_pw": ["plain@example.com:secret", f"hashed@example.com:{costly}"]}
+    )
+    for user, password in (
+        ("plain@example.com", "secret"),
+        ("nobody@example.com", "secret"),
+        ("hashed@example.com", "x"),
+    ):
+        authenticate(stage.connect(), "PLAIN", user, password)
+    assert spent == [costly, costly]
+
+
+def test_a_mechanism_that_cannot_serve_every_user_is_told(kit):
+    config = {"flat_auth_pw": [f"hashed@example.com:{hash_password('x', 'scrypt')}"]}
+    assert kit("auth/auth_flat_file", config=config).logged("cram-md5 cannot serve users with a hash")
+    assert not kit("auth/auth_flat_file plain login", config=config).logged("cannot serve")
 
 
 # The file

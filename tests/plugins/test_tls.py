@@ -115,6 +115,15 @@ def test_what_is_wrong_is_an_error_at_the_start_that_names_the_file(kit, line, f
     assert message in str(error.value)
 
 
+def test_settings_that_the_command_line_would_hide_are_refused(kit):
+    from qpsmtpd.config import Line
+    from qpsmtpd.loader import add_line
+
+    server = kit(tls_client_ca="ca.pem")
+    with pytest.raises(ConfigError, match="of no use beside --tls-cert"):
+        add_line(server.site, Line("tls missing.pem missing.pem", server.site.settings.directory / "plugins", 9))
+
+
 def test_the_command_line_comes_first(kit):
     server = kit()
     before = server.site.tls

@@ -554,6 +554,20 @@ def test_what_was_said_in_clear_goes_before_the_handshake(kit):
     run.close()
 
 
+def test_a_secret_in_an_exception_is_not_logged():
+    class Dies(Plugin):
+        def hook_auth(self, transaction, mechanism, user, password, digest, ticket):
+            return OK if int(password) else DENY
+
+    kit = Kit(Dies)
+    client = kit.connect()
+    client.say("EHLO client.example")
+    assert client.say("AUTH PLAIN " + base64.b64encode(b"\0user\0sesame").decode()).code == 454
+    assert kit.logged("error, the hook failed: ValueError")
+    assert kit.logged("int(password)")
+    assert not kit.logged("sesame")
+
+
 @pytest.mark.parametrize("hook", ["auth", "auth_scram_sha_256"])
 def test_a_secret_in_a_nonsensical_result_is_not_logged(hook):
     def answer(self, transaction, *arguments):

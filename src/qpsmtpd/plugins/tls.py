@@ -38,6 +38,10 @@ class Tls(Plugin):
         self, qp: Site, certificate: str = "ssl/qpsmtpd-server.crt", key: str = "ssl/qpsmtpd-server.key", ca: str = ""
     ) -> None:
         if qp.tls is not None:  # by the command line
+            for setting in ("tls_certificates", "tls_client_ca", "tls_ciphers"):
+                if qp.config(setting):
+                    where = qp.settings.where(setting)
+                    raise ConfigError(f"{where}: of no use beside --tls-cert; remove the one or the other")
             return
         directory = qp.settings.directory
         base = directory.parent if directory is not None else Path()

@@ -44,8 +44,9 @@ class Content:
 class StartTls:
     """The client has been told to begin a TLS handshake (RFC 3207).
 
-    Write `data_to_send()` in clear, perform the handshake, and call `Server.secure` before
-    anything else; or close the connection if it fails, by `receive_data(b"")`.
+    Or the server has told us, if we are the client. Write `data_to_send()` in clear, perform the
+    handshake, and call `secure` before anything else; or close the connection if it fails, by
+    `receive_data(b"")`.
     """
 
 

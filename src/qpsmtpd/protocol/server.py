@@ -272,7 +272,7 @@ class Server(Authenticating):
                 return self._out_of_step()
             return self._unrecognized(verb.lower(), argument if blank else None)
         if self._auth_required and self._identity is None and command in AUTHENTICATED_ONLY:
-            self._refuse(_AUTHENTICATE_FIRST if self._mechanisms else _TLS_FIRST)
+            self._refuse(_AUTHENTICATE_FIRST if self._mechanisms or self.security is not None else _TLS_FIRST)
             return None
         out_of_order = ORDER[command][self._state]
         if out_of_order is not None and command is not Command.BDAT and (command, self._state) not in HOOKS_COME_FIRST:

@@ -127,7 +127,10 @@ class TlsChannel:
         return True
 
     def read(self) -> bytes:
-        """All the plaintext there is now, after the handshake. Raises TlsError for records that are none."""
+        """All the plaintext there is now, after the handshake; often none, and `eof` tells whether more may come.
+
+        Raises TlsError for records that are none.
+        """
         assert self._shaken, "plaintext comes behind the handshake"
         pieces: list[bytes] = []
         try:

@@ -1,6 +1,7 @@
 """What all drivers share: listening sockets, and who is at both ends of one."""
 
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -25,6 +26,7 @@ __all__ = [
     "bound_address",
     "no_delay",
     "peer_of",
+    "remove_unix",
 ]
 
 
@@ -115,20 +117,35 @@ def _open(place: Address | Path | socket.socket) -> list[socket.socket]:
             ):
                 opened.append(socket.create_server(where, family=family, backlog=BACKLOG))
                 on_error.callback(opened[-1].close)
-        except OSError as error:
-            why = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
-            raise OSError(error.errno, f"cannot listen on {shown}: {why}") from error
+        except (OSError, UnicodeError) as error:
+            raise OSError(getattr(error, "errno", None), f"cannot listen on {shown}: {_why(place, error)}") from error
         on_error.pop_all()
     return opened
+
+
+def _why(place: Address | Path, error: OSError | UnicodeError) -> str:
+    if isinstance(error, UnicodeError):
+        return "this is no host name"
+    if error.errno == errno.EADDRINUSE and isinstance(place, Path) and not place.is_socket():
+        return "there is something else of this name"
+    known = not isinstance(error, socket.gaierror) and error.errno
+    return os.strerror(error.errno or 0) if known else error.strerror or str(error)
+
+
+def remove_unix(place: Place) -> None:
+    """Remove the file of a Unix socket on which nobody listens any more."""
+    path = place.place if isinstance(place, Listener) else place
+    if isinstance(path, Path):
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(path.lstat().st_mode) and not _answers(path):
+                path.unlink()
 
 
 def _open_unix(path: Path) -> socket.socket:
     """Listen on a Unix socket; one that an earlier server has left behind is replaced."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        with contextlib.suppress(FileNotFoundError):
-            if stat.S_ISSOCK(path.lstat().st_mode) and not _answers(path):
-                path.unlink()
+        remove_unix(path)
         listener.bind(str(path))
         listener.listen(BACKLOG)
     except BaseException:

@@ -20,7 +20,8 @@ A line that makes no sense is an error at the start. The file is read again when
 a bad line is then logged and counts as absent.
 
 To check a hash takes time and memory, so no more are checked at once than there are
-processors. Who has waited for 10 seconds is refused.
+processors. Who has waited for 10 seconds is refused. Where the file has hashes and passwords as they
+are, every check takes as long as the longest, so that time tells nothing of a user.
 
 Arguments: the mechanisms to offer, by default `plain login cram-md5`. Leave out cram-md5 where
 there are hashes, since a client may insist on it.
@@ -30,14 +31,14 @@ whose password is stored in a form that the mechanism cannot use; DENYSOFT after
 
 In config/plugins:
 
-    auth/auth_flat_file plain login scram-sha-256
+    auth/auth_flat_file plain login
 """
 
 import hmac
 import os
-import queue
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from qpsmtpd import (
     DECLINED,
@@ -47,6 +48,7 @@ from qpsmtpd import (
     LOGERROR,
     LOGINFO,
     LOGNOTICE,
+    LOGWARN,
     OK,
     Plugin,
     Result,
@@ -58,10 +60,17 @@ from qpsmtpd.config import ConfigError, did_you_mean
 from qpsmtpd.passwords import cost, fold, parse_entry, plain_text, scram_verifier, verify, verify_nothing
 from qpsmtpd.plugins._lists import Parsed
 from qpsmtpd.protocol.sasl import cram_md5
+from qpsmtpd.session.effects import CallBlocking, Effect, Pause
 
 _SETTING = "flat_auth_pw"
 _DEFAULT = ("plain", "login", "cram-md5")
+_FITS: Mapping[str, Callable[[str], bool]] = {
+    "cram-md5": lambda stored: plain_text(stored) is not None,
+    "scram-sha-256": lambda stored: plain_text(stored) is not None or stored.startswith("SCRAM-"),
+}
+"""Which stored forms a mechanism can serve, where not all."""
 _WAIT = 10.0  # seconds
+_LOOK = 0.2  # seconds between two looks whether it is one's turn
 
 
 class AuthFlatFile(Plugin):
@@ -75,39 +84,39 @@ class AuthFlatFile(Plugin):
             "cram-md5": self.check_digest,
             "scram-sha-256": self.give_verifier,
         }
-        for word in dict.fromkeys(word.lower() for word in mechanisms or _DEFAULT):
+        self._offered = tuple(dict.fromkeys(word.lower() for word in mechanisms or _DEFAULT))
+        for word in self._offered:
             if word not in hooks:
                 raise ValueError(f"there is no mechanism {word!r} here{did_you_mean(word, hooks)}")
             self.register_hook(f"auth-{word}", hooks[word])
-        self._turns: queue.SimpleQueue[None] = queue.SimpleQueue()
-        for _ in range(os.cpu_count() or 1):
-            self._turns.put(None)
+        self._checking = 0
+        self._most = os.cpu_count() or 1
+        self._timeout = qp.number("timeouthook")
         self._loading = True
         self._users = Parsed(self, _SETTING, self._read)
         if not self._users().entries:
             self.log(LOGNOTICE, f"nobody can authenticate yet: config/{_SETTING} is empty")
         self._loading = False
 
-    @blocking
     def check_password(  # noqa: PLR0917 - a hook's arguments
         self, transaction: Transaction, mechanism: str, user: str, password: str, digest: None, ticket: None
-    ) -> Result:
+    ) -> Generator[Effect, object, Result]:
         """Serve auth-plain and auth-login."""
         users = self._users()
         stored = users.entries.get(fold(user))
+        waited = 0.0
+        while self._checking >= self._most:  # a pause takes no thread: those are for others' mail meanwhile
+            if waited >= _WAIT:
+                self.log(LOGNOTICE, f"error, {user}: too many passwords are being checked")
+                return DENYSOFT, "too many try to authenticate, please try again later"
+            yield Pause(_LOOK)
+            waited += _LOOK
+        self._checking += 1
         try:
-            self._turns.get(timeout=_WAIT)
-        except queue.Empty:
-            self.log(LOGNOTICE, f"error, {user}: too many passwords are being checked")
-            return DENYSOFT, "too many try to authenticate, please try again later"
-        try:
-            if stored is None:
-                verify_nothing(password, users.likeness)
-                return self._unknown(user)
-            right = verify(stored, password)
+            right = yield CallBlocking(partial(_check, stored, password, users.likeness), self._timeout)
         finally:
-            self._turns.put(None)
-        return self._judged(user, mechanism, right=right)
+            self._checking -= 1
+        return self._unknown(user) if stored is None else self._judged(user, mechanism, right=right is True)
 
     def check_digest(  # noqa: PLR0917 - a hook's arguments
         self, transaction: Transaction, mechanism: str, user: str, password: None, digest: str, ticket: str
@@ -170,6 +179,12 @@ class AuthFlatFile(Plugin):
                 continue
             if entries.setdefault(fold(user), stored) != stored:
                 self.log(LOGNOTICE, f"{place}: {user} has an earlier line, which counts")
+        unfit = [word for word in self._offered if word in _FITS and not all(map(_FITS[word], entries.values()))]
+        if unfit:
+            words = " and ".join(unfit)
+            self.log(
+                LOGWARN, f"{words} cannot serve users with a hash; leave {words} out of the line, if there are such"
+            )
         return _Users(entries, max(entries.values(), key=cost, default=""))
 
     def _places_of(self, values: tuple[str, ...]) -> Sequence[str]:
@@ -178,6 +193,14 @@ class AuthFlatFile(Plugin):
         if tuple(line.text for line in lines) == values:
             return [line.where for line in lines]
         return [f"config/{_SETTING}, value {number}" for number in range(1, len(values) + 1)]
+
+
+def _check(stored: str | None, password: str, likeness: str) -> bool:
+    """Whether a password is right; it takes as long for every user, and for none."""
+    right = stored is not None and verify(stored, password)
+    if stored is None or cost(stored) < cost(likeness):
+        verify_nothing(password, likeness)
+    return right
 
 
 @dataclass(frozen=True, slots=True)

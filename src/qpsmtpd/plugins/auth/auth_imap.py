@@ -35,7 +35,9 @@ _IMAP, _IMAPS = 143, 993
 _OPTIONS = ("tls", "ca", "timeout")
 _TLS = ("yes", "starttls", "no")
 _ATOM = re.compile(r"[A-Za-z0-9@._+=/~$&!#-]+")  # what LOGIN takes without quotes
-_UNAVAILABLE = "[UNAVAILABLE]"  # a NO that is nobody's fault (RFC 5530)
+_TROUBLE = re.compile(  # what is nobody's password (RFC 5530)
+    r"\[(?:UNAVAILABLE|PRIVACYREQUIRED|SERVERBUG|LIMIT|INUSE|CONTACTADMIN)\b|command error: BAD", re.IGNORECASE
+)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -123,7 +125,7 @@ def _authenticate(client: imaplib.IMAP4, user: str, password: str) -> bool:
     except imaplib.IMAP4.abort:
         raise
     except imaplib.IMAP4.error as error:
-        if _UNAVAILABLE in str(error):
-            raise
+        if _TROUBLE.search(str(error)) or "LOGINDISABLED" in client.capabilities:
+            raise  # it says nothing of the password
         return False
     return True
