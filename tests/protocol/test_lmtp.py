@@ -38,6 +38,11 @@ def test_lhlo_is_unknown_to_smtp():
     assert Driver().code(LHLO) == 500
 
 
+def test_the_greeting_says_what_is_spoken():
+    assert Driver(lmtp=True).replies[0].text == "localhost LMTP qpsmtpd"
+    assert Driver().replies[0].text == "localhost ESMTP qpsmtpd"
+
+
 def test_lhlo_is_answered_as_ehlo():
     driver = Driver(LHLO, lmtp=True)
     assert driver.replies[-1].code == 250

@@ -68,13 +68,13 @@ class Conversation:
     )
 
     def __init__(
-        self, hooks: Iterable[str], hostname: str, greeting: str | None, limits: Limits | None, *, enhanced: bool
+        self, hooks: Iterable[str], hostname: str, greeting: str, limits: Limits | None, *, enhanced: bool
     ) -> None:
         self._wanted = frozenset(hooks)
         if unknown := self._wanted - VERDICTS.keys():
             raise ValueError(f"no such hook: {', '.join(sorted(unknown))}")
         self._hostname = hostname
-        self._greeting = greeting or f"{hostname} ESMTP qpsmtpd"
+        self._greeting = greeting
         self._limits = limits or Limits()
         self._enhanced = enhanced
 

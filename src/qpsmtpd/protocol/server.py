@@ -215,6 +215,7 @@ class Server(Authenticating):
         self._recipients = 0
         self._binary = False
         self._incoming: _Incoming | None = None
+        greeting = greeting or f"{hostname} {'LMTP' if lmtp else 'ESMTP'} qpsmtpd"
         super().__init__(hooks, hostname, greeting, limits, enhanced=Extension.ENHANCEDSTATUSCODES in self._extensions)
         self._after_content = [h for h in _AFTER_CONTENT if h.name in self._wanted or h is _QUEUE]
         self._update_offer()

@@ -87,7 +87,7 @@ class Session(Chains):
         return Server(
             hooks={*self._OWN, *site.chains},
             hostname=settings.hostname,
-            greeting=settings.greeting,
+            greeting=settings.greeting.replace("ESMTP", "LMTP") if role.lmtp else settings.greeting,
             limits=settings.limits,
             extensions=self._extensions(),
             line_endings=role.line_endings or settings.line_endings,

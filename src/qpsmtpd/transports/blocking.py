@@ -6,6 +6,7 @@ the first such hook on; a hook marked `@blocking` is just called.
 
 import contextlib
 import select
+import selectors
 import socket
 import threading
 import time
@@ -83,7 +84,9 @@ class Channel:
 
     def ready(self, seconds: float) -> bool:
         """Whether bytes come within `seconds`."""
-        return bool(select.select([self._socket], [], [], seconds)[0])
+        with selectors.DefaultSelector() as selector:  # `select` takes no descriptor above 1023
+            selector.register(self._socket, selectors.EVENT_READ)
+            return bool(selector.select(seconds))
 
     def write_eof(self) -> None:
         """Close our side. Raises OSError."""
