@@ -12,7 +12,7 @@ ROOT = Path(qpsmtpd.__file__).parent
 LAYERS = {  # from the top; a module may import its own layer and those below
     "cli": 4, "__main__": 4, "certificates": 4, "passwords": 2, "daemon": 4, "sample": 4, "testing": 4,
     "transports": 3,
-    "session": 2, "plugin": 2, "loader": 2, "config": 2, "plugins": 2, "site": 2, "logs": 2, "dsn": 2,
+    "session": 2, "plugin": 2, "loader": 2, "config": 2, "networks": 2, "plugins": 2, "site": 2, "logs": 2, "dsn": 2,
     "protocol": 1, "": 1,
 }  # fmt: skip
 

@@ -193,7 +193,6 @@ def test_a_role_that_cannot_do_its_work_is_refused_at_the_start(run, place, role
 def test_a_certificate_that_is_none_is_refused_at_the_start(run, place, files, message):
     for name, text in files.items():
         (place / name).write_text(text)
-    (place / "mx.key").write_text("x") if "mx.key" in files else None
     status, _, err = run("run", "--tls-cert", "mx.crt", "--tls-key", "mx.key")
     assert status == 1
     assert message in err

@@ -80,6 +80,7 @@ def test_lmtp_is_spoken_on_a_unix_socket(config, tmp_path, backend):
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
     assert len(list((tmp_path / "mail" / "new").iterdir())) == 2
+    assert not path.exists()
 
 
 def test_a_socket_that_was_left_behind_is_replaced_and_one_in_use_is_not(config, tmp_path):

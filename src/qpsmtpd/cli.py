@@ -231,15 +231,18 @@ def _check_role(site: Site, role: Role) -> None:
         raise ConfigError(
             f"the role {role.name} needs a certificate: give --tls-cert and --tls-key, or load the plugin tls"
         )
-    offered = site.current_settings().extensions
-    if role.auth_required and Extension.AUTH not in offered:
+    if not role.auth_required:
+        return
+    settings = site.current_settings()
+    if Extension.AUTH not in settings.extensions:
         raise ConfigError(f"the role {role.name} needs AUTH; take `-AUTH` out of config/extensions")
-    in_clear = not role.implicit_tls and not site.current_settings().auth_in_clear
-    if role.auth_required and in_clear and Extension.STARTTLS not in offered:
-        raise ConfigError(f"the role {role.name} needs STARTTLS; take `-STARTTLS` out of config/extensions")
-    if role.auth_required and not any(hook.startswith("auth") and hook != "auth_parse" for hook in site.chains):
+    if not any(hook.startswith("auth") and hook != "auth_parse" for hook in site.chains):
         raise ConfigError(f"the role {role.name} needs a plugin that knows users, such as auth/auth_flat_file")
-    if role.auth_required and site.tls is None and not site.current_settings().auth_in_clear:
+    if role.implicit_tls or settings.auth_in_clear:
+        return
+    if Extension.STARTTLS not in settings.extensions:
+        raise ConfigError(f"the role {role.name} needs STARTTLS; take `-STARTTLS` out of config/extensions")
+    if site.tls is None:
         raise ConfigError(
             f"the role {role.name} needs a certificate (--tls-cert and --tls-key, or the plugin tls): passwords are "
             "not taken in clear; a line `0` in config/tls_before_auth allows it"

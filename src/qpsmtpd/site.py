@@ -7,7 +7,6 @@ Settings, the plugins with their hooks in order, the log. What belongs to one se
 import contextlib
 import contextvars
 import enum
-import ipaddress
 import os
 import random
 import sys
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from qpsmtpd.config import Config, ConfigError, did_you_mean
 from qpsmtpd.logs import LOGERROR, LOGWARN, log_level, message, write_stderr
+from qpsmtpd.networks import Network, parse_network
 from qpsmtpd.protocol import DECLINED, DEFAULT_EXTENSIONS, OK, Extension, Limits, LineEndings, Mailbox, ReturnCode
 from qpsmtpd.session.connection import Connection
 from qpsmtpd.session.transaction import Transaction
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from qpsmtpd.session.tls import ServerTls
 
 __all__ = ["Census", "Entry", "Kind", "Running", "Settings", "Site", "current_session", "no_result"]
-
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Running(Protocol):
@@ -114,17 +111,6 @@ class Settings:
     """Whose word is taken for whom they speak for."""
     proxy_networks: tuple[Network, ...]
     """Who has to send a PROXY header first."""
-
-    @staticmethod
-    def trusts(networks: tuple[Network, ...], address: str) -> bool:
-        """Whether an address is in one of these networks."""
-        if not networks:
-            return False
-        try:
-            ip = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        return any(ip in network for network in networks)
 
 
 class Census:
@@ -416,7 +402,7 @@ class Site:
         offered = {*DEFAULT_EXTENSIONS, Extension.STARTTLS, Extension.XCLIENT}
         known = {extension.value: extension for extension in Extension}
         for value in self.config("extensions"):
-            name = value.upper().removeprefix("-").removeprefix("+")
+            name = value.upper().removeprefix("-")
             if name not in known:
                 raise ConfigError(
                     f"{self.settings.where('extensions')}: there is no extension {name!r}{did_you_mean(name, known)}"
@@ -444,7 +430,7 @@ class Site:
         networks: list[Network] = []
         for value in self.config(setting):
             try:
-                networks.append(ipaddress.ip_network(value, strict=False))
+                networks.append(parse_network(value))
             except ValueError as error:
                 raise ConfigError(
                     f"{self.settings.where(setting)}: {value!r} is no network such as 192.0.2.0/24"

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from qpsmtpd.config import ConfigError
-from qpsmtpd.plugins._lists import is_listed, parse_network
+from qpsmtpd.networks import is_listed, parse_network
 
 CLIENTS = {"relayclients": ("192.0.2.10", "198.51.100.", "203.0.113.0/24", "2001:db8:1::1", "2001:DB8:2:", "fd00::/8")}
 

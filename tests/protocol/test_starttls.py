@@ -196,6 +196,12 @@ def test_xclient_may_bring_an_identity():
     assert driver.code(MAIL) == 250
 
 
+def test_nobody_is_no_identity():
+    driver = Driver(EHLO, extensions=TRUSTED, auth_required=True)
+    driver.send(b"XCLIENT ADDR=192.0.2.77 LOGIN=[UNAVAILABLE]\r\n", EHLO)
+    assert driver.code(MAIL) == 530
+
+
 @pytest.mark.parametrize("argument", [b"", b"FOO=1", b"ADDR=300.1.1.1", b"PORT=x", b"NAME"])
 def test_a_malformed_claim_changes_nothing(argument):
     driver = Driver(EHLO, extensions=TRUSTED)

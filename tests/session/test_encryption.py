@@ -426,6 +426,18 @@ def test_tls_may_follow_the_header(kit, client_context):
     assert client.start_tls(client_context, HOST).startswith(b"220 ")
 
 
+def test_plugins_see_all_that_the_proxy_has_said():
+    header = ProxyHeader(local=False, source=HEADER.source, destination=HEADER.destination, tlvs=((0xEA, b"vpce-1"),))
+    client = Kit(Everything, config=PROXY).connect()
+    client.send(header.encode_v2())
+    assert client.connection.proxy.tlvs == ((0xEA, b"vpce-1"),)
+
+
+def test_networks_are_written_as_in_relayclients():
+    client = Kit(Everything, config={"proxy_networks": ["192.0.2."]}).connect()
+    assert client.send(HEADER.encode_v1()).startswith(b"220 ")
+
+
 def test_the_limit_of_an_address_is_that_of_the_client_spoken_for():
     kit = Kit(Everything, config={**PROXY, "max_per_ip": ["1"]})
     first, second = kit.connect(), kit.connect()
@@ -441,8 +453,9 @@ def test_a_trusted_client_speaks_for_another():
     client = kit.connect()
     assert "XCLIENT NAME ADDR" in client.say("EHLO proxy.example").text
     client.connection.notes["mine"] = 1
-    assert client.say("XCLIENT ADDR=203.0.113.9 NAME=client.example PORT=99 LOGIN=user").code == 220
+    assert client.say("XCLIENT ADDR=203.0.113.9 NAME=client.example PORT=99 LOGIN=user HELO=its.name").code == 220
     connection = client.connection
+    assert connection.hello_host == "its.name"
     assert (connection.remote_ip, connection.remote_host, connection.remote_port) == (
         "203.0.113.9",
         "client.example",

@@ -1,23 +1,19 @@
-"""Settings that are lists of addresses or networks, for the plugins that look things up in them.
+"""Settings that are lists, for the plugins that look things up in them.
 
 A line that makes no sense is logged and left out, so that one slip does not switch off the
 rest of the list; the log says which line.
 """
 
-import ipaddress
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from qpsmtpd import LOGWARN, Mailbox, Plugin
-from qpsmtpd.session.connection import plain_address
 
-__all__ = ["AddressPattern", "Network", "Parsed", "is_listed", "parse_each", "parse_network", "parse_pattern"]
+__all__ = ["AddressPattern", "Parsed", "parse_each", "parse_pattern"]
 
 T = TypeVar("T")
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _META = re.compile(r"[/^$*+!%?\\]")  # what makes an entry a regular expression, in the original too
 
@@ -53,34 +49,6 @@ def parse_each(plugin: Plugin, setting: str, parse: Callable[[str], T]) -> Parse
         return tuple(results)
 
     return Parsed(plugin, setting, parse_all)
-
-
-def parse_network(text: str) -> Network:
-    """The network that the first word of `text` names: an address, a block, or a beginning.
-
-    `192.0.2.` is `192.0.2.0/24` and `2001:db8:2:` is `2001:db8:2::/48`. What is a whole
-    address, `2001:db8::` for one, stands for itself alone. Raises ValueError.
-    """
-    word = (text.split() or [""])[0]
-    if word.endswith("."):
-        octets = word[:-1].split(".")
-        word = f"{'.'.join(octets + ['0'] * (4 - len(octets)))}/{8 * len(octets)}"
-    elif word.endswith(":") and not word.endswith("::"):
-        word = f"{word}:/{16 * word.count(':')}"
-    network = ipaddress.ip_network(word, strict=False)
-    mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
-    if mapped is not None and network.prefixlen >= 96:
-        return ipaddress.IPv4Network((mapped, network.prefixlen - 96))
-    return network
-
-
-def is_listed(address: str, networks: Iterable[Network]) -> bool:
-    """Whether one of the networks holds the address; what is no IP address is in none."""
-    try:
-        ip = ipaddress.ip_address(plain_address(address))
-    except ValueError:
-        return False
-    return any(ip in network for network in networks)
 
 
 @dataclass(frozen=True, slots=True)

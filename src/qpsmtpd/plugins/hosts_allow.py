@@ -24,7 +24,8 @@ In config/plugins, first of all:
 from dataclasses import dataclass
 
 from qpsmtpd import DECLINED, DENY, DENYSOFT, LOGDEBUG, LOGINFO, OK, Plugin, Result, ReturnCode, Site, Transaction
-from qpsmtpd.plugins._lists import Network, is_listed, parse_each, parse_network
+from qpsmtpd.networks import Network, is_listed, parse_network
+from qpsmtpd.plugins._lists import parse_each
 from qpsmtpd.protocol.hooks import PreConnection
 
 _CODES = {code.name: code for code in (OK, DECLINED, DENY, DENYSOFT)} | {

@@ -26,13 +26,13 @@ In config/plugins, first of all:
 import itertools
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse, IncompleteRead
 from typing import cast
 
 from qpsmtpd import DECLINED, LOGDEBUG, LOGWARN, OK, Plugin, Result, Site, Transaction
 from qpsmtpd.config import values_in
+from qpsmtpd.plugins._options import seconds
 
 _SIZE_LIMIT = 1 << 20  # octets in an answer
 _PIECE = 1 << 16
@@ -58,9 +58,9 @@ class HttpConfig(Plugin):
             raise ValueError("the address of a web server is missing, such as http://localhost/smtpd/")
         for url in self._urls:
             _check_url(url)
-        self._cache = _seconds(options, "cache", 300)
-        self._retry = _seconds(options, "retry", 60)
-        self._timeout = _seconds(options, "timeout", 2)
+        self._cache = seconds(options, "cache", 300)
+        self._retry = seconds(options, "retry", 60)
+        self._timeout = seconds(options, "timeout", 2)
         self._known: dict[str, _Known] = {}
         self._left_alone: dict[str, float] = {}
         """Until when a server is not asked, by its URL."""
@@ -131,13 +131,3 @@ def _check_url(url: str) -> None:
     usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     if not usable or "@" in parts.netloc or not url.isascii():
         raise ValueError(f"{url} is no address of a web server, such as http://localhost/smtpd/")
-
-
-def _seconds(options: Mapping[str, str], name: str, default: float) -> float:
-    try:
-        seconds = float(options.get(name, default))
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < float("inf"):
-        raise ValueError(f"{name} {options[name]!r} is no number of seconds above 0")
-    return seconds

@@ -35,7 +35,8 @@ from qpsmtpd import (
     Site,
     Transaction,
 )
-from qpsmtpd.plugins._lists import is_listed, parse_each, parse_network
+from qpsmtpd.networks import is_listed, parse_network
+from qpsmtpd.plugins._lists import parse_each
 
 
 class Relay(Plugin):

@@ -33,14 +33,13 @@ import binascii
 import re
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TypeVar
 
 from qpsmtpd.protocol.addresses import Mailbox
 from qpsmtpd.protocol.commands import Extension, Parameters
 from qpsmtpd.protocol.errors import LocalProtocolError
 from qpsmtpd.protocol.events import CLOSED, DRAIN, NEED_DATA, Signal, StartTls
-from qpsmtpd.protocol.framing import LineEndings
+from qpsmtpd.protocol.framing import LineEndings, has_bare
 from qpsmtpd.protocol.outgoing import (
     TIMEOUTS,
     Breakdown,
@@ -53,10 +52,11 @@ from qpsmtpd.protocol.outgoing import (
     Stage,
     TlsUse,
 )
+from qpsmtpd.protocol.parameters import owner_of
 from qpsmtpd.protocol.replies import Reply, ReplyReader
 from qpsmtpd.protocol.sasl import CLIENT_MECHANISMS, Login, SaslError, choose
 from qpsmtpd.protocol.security import NO_BINDINGS, Security
-from qpsmtpd.protocol.stuffing import BareLineEnd, chain, cut, has_bare, stuffed, whole_lines, with_last
+from qpsmtpd.protocol.stuffing import BareLineEnd, chain, cut, stuffed, whole_lines, with_last
 
 __all__ = ["Client", "ClientEvent"]
 
@@ -98,16 +98,6 @@ _WORD = re.compile(r"[^\x00-\x20\x7f]+")
 _NUMBER = re.compile(r"[0-9]{1,20}")  # RFC 1870 section 4
 _LOCAL_PART = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*")
 _DOMAIN = re.compile(r"[^\x00-\x20\x7f-\x9f\ud800-\udfff<>@,\"\\]+")
-
-_OWNERS: Mapping[str, Extension] = MappingProxyType(
-    {
-        **dict.fromkeys(("ret", "envid", "notify", "orcpt"), Extension.DSN),
-        "requiretls": Extension.REQUIRETLS,
-        "mt-priority": Extension.MT_PRIORITY,
-        "by": Extension.DELIVERBY,
-    }
-)
-"""Whose parameters these are; others belong to the extension of the same name, if any."""
 
 _ONE_BY_ONE = ClientLimits(group=1)
 
@@ -572,7 +562,7 @@ class Client:
     def _offered(self, parameters: Parameters) -> Iterator[str]:
         """The parameters whose extensions the server offers, of those that are passed on."""
         for keyword, value in parameters.items():
-            owner = _OWNERS.get(keyword)
+            owner = owner_of(keyword)
             if keyword not in _OURS and (owner.value if owner else keyword.upper()) in self.extensions:
                 yield keyword.upper() if value is None else f"{keyword.upper()}={value}"
 

@@ -301,7 +301,7 @@ class Conversation:
 
     def _disconnect(self) -> Script:
         self._closing = True
-        self._input.clear()
+        self._drop_input()
         yield from self._ask(hooks.Disconnect)
         yield from self._forget_transaction()
 

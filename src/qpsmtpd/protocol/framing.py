@@ -20,7 +20,7 @@ Chunks (RFC 3030) are counted instead of searched; what their octets may be is t
 import enum
 import re
 
-__all__ = ["ChunkReader", "ContentReader", "HeaderSplitter", "LineEndings", "Mark"]
+__all__ = ["ChunkReader", "ContentReader", "HeaderSplitter", "LineEndings", "Mark", "has_bare", "normalized"]
 
 _BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _END = re.compile(rb"\r\n\.\r\n")
@@ -91,7 +91,7 @@ class ContentReader:
         if stuffed >= 0 and stuffed != end:
             data = data.replace(b"\r\n.", b"\r\n")
         if bare:
-            data = _normalized(data)
+            data = normalized(data)
             lines = data.count(b"\r\n")
         if self._room is not None:
             self._room -= len(data) - lines
@@ -183,10 +183,9 @@ class ChunkReader:
         if not self._binary:
             if data.endswith(b"\r") and not (self._last and mark is Mark.END):
                 data, self._held = data[:-1], b"\r"
-            lines = data.count(b"\r\n")
-            if not lines == data.count(b"\n") == data.count(b"\r"):
+            if has_bare(data):
                 if self._normalize:
-                    data = _normalized(data)
+                    data = normalized(data)
                 else:
                     bare = _BARE.search(data)
                     assert bare is not None, "the counts differ, so there is one"
@@ -247,5 +246,11 @@ def _first(data: bytes, size: int) -> bytes:
     return data[:cut]
 
 
-def _normalized(data: bytes) -> bytes:
+def has_bare(data: bytes) -> bool:
+    """Whether data holds a CR or LF that is not part of a CRLF."""
+    return not data.count(b"\r\n") == data.count(b"\n") == data.count(b"\r")
+
+
+def normalized(data: bytes) -> bytes:
+    """The same with CRLF for each bare CR and LF."""
     return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")

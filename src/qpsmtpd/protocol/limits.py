@@ -7,7 +7,7 @@ __all__ = ["Limits"]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one session. `Server` holds at most one command line, what it was last given,
+    """Bounds of one session. `Server` holds at most one line, what it was last given,
     `output` octets of replies and one reply more, and a few octets of context.
     """
 

@@ -13,7 +13,7 @@ from qpsmtpd.protocol.commands import Command, Extension, Parameters
 from qpsmtpd.protocol.errors import SyntaxProblem
 from qpsmtpd.protocol.replies import Reply
 
-__all__ = ["Dsn", "check_parameters", "decode_xtext", "encode_xtext", "format_parameters"]
+__all__ = ["Dsn", "check_parameters", "decode_xtext", "encode_xtext", "format_parameters", "owner_of"]
 
 _XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*")
 _HEX = re.compile(r"\+([0-9A-F]{2})")
@@ -164,6 +164,12 @@ def check_parameters(command: Command, parameters: Parameters, offered: frozense
         if keyword == "body" and _upper(value) == "BINARYMIME" and Extension.BINARYMIME not in offered:
             return _NOT_OFFERED
     return None
+
+
+def owner_of(keyword: str) -> Extension | None:
+    """The extension that a parameter belongs to; None where it is none of the core's."""
+    rule = _PARAMETERS.get(keyword)
+    return None if rule is None else rule.extension
 
 
 def format_parameters(parameters: Parameters) -> str:

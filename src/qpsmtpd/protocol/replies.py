@@ -5,6 +5,7 @@ nothing a client or a plugin says can add a line, a control character or an over
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 __all__ = ["LINE_LIMIT", "Reply", "ReplyReader", "encode_reply", "parse_reply"]
@@ -82,9 +83,8 @@ def _wrap(line: bytes, room: int) -> list[bytes]:
 
 
 def parse_reply(data: bytes) -> Reply:
-    """Read one whole reply, as a client would. Raises ValueError if it is not well formed."""
-    position, codes, texts = 0, set[bytes](), list[str]()
-    enhanced: str | None = None
+    """Read one whole reply, strictly. Raises ValueError if it is not well formed."""
+    position, codes, texts = 0, set[bytes](), list[bytes]()
     more = True
     while more:
         line = _LINE.match(data, position)
@@ -92,15 +92,24 @@ def parse_reply(data: bytes) -> Reply:
             raise ValueError(f"not a reply line: {data[position : position + 80]!r}")
         position = line.end()
         codes.add(line[1] or line[4])
-        text = (line[3] or b"").decode("utf-8", "surrogateescape")
-        status = _ENHANCED.match(text)
-        if status and status[1].encode() == (line[1] or line[4])[:1]:
-            enhanced, text = status[0].rstrip(), text[status.end() :]
-        texts.append(text)
+        texts.append(line[3] or b"")
         more = line[2] == b"-"
     if position != len(data) or len(codes) != 1:
         raise ValueError(f"not one reply: {data[:80]!r}")
-    return Reply(int(codes.pop()), enhanced, "\n".join(texts))
+    return _reply_of(codes.pop(), texts)
+
+
+def _reply_of(code: bytes, lines: Iterable[bytes]) -> Reply:
+    """The reply with these texts; a status code belongs to it if its class does (RFC 2034 section 4)."""
+    enhanced: str | None = None
+    texts: list[str] = []
+    for line in lines:
+        text = line.decode("utf-8", "surrogateescape")
+        status = _ENHANCED.match(text)
+        if status is not None and status[1].encode() == code[:1]:
+            enhanced, text = status[0].rstrip(), text[status.end() :]
+        texts.append(text)
+    return Reply(int(code), enhanced, "\n".join(texts))
 
 
 class ReplyReader:
@@ -116,7 +125,7 @@ class ReplyReader:
         self._buffer = bytearray()
         self._searched = 0  # octets at the start of the buffer known to hold no LF
         self._code: bytes = b""
-        self._texts: list[str] = []
+        self._texts: list[bytes] = []
         self._size = 0
 
     @property
@@ -140,7 +149,7 @@ class ReplyReader:
             if self._texts and code != self._code:
                 raise ValueError("not a reply")
             self._code = code
-            self._texts.append((line[3] or b"").decode("utf-8", "surrogateescape"))
+            self._texts.append(bytes(line[3] or b""))
             self._searched = 0
             del buffer[: end + 1]
             if line[2] != b"-":
@@ -151,14 +160,8 @@ class ReplyReader:
         return None
 
     def _whole(self) -> Reply:
-        """The reply whose lines have come; a status code belongs to it if its class does (RFC 2034 section 4)."""
-        code, enhanced = self._code.decode("ascii"), None
-        texts: list[str] = []
-        for text in self._texts:
-            status = _ENHANCED.match(text)
-            if status is not None and status[1] == code[0]:
-                enhanced, text = status[0].rstrip(), text[status.end() :]  # noqa: PLW2901 - the rest of it
-            texts.append(text)
+        """The reply whose lines have come."""
+        reply = _reply_of(self._code, self._texts)
         self._texts.clear()
         self._size = 0
-        return Reply(int(code), enhanced, "\n".join(texts))
+        return reply

@@ -34,7 +34,7 @@ from qpsmtpd.protocol.hooks import Hook
 from qpsmtpd.protocol.limits import Limits
 from qpsmtpd.protocol.parameters import check_parameters
 from qpsmtpd.protocol.replies import Reply
-from qpsmtpd.protocol.returncodes import DECLINED, OK
+from qpsmtpd.protocol.returncodes import OK
 from qpsmtpd.protocol.sasl import (
     MECHANISMS,
     Mechanism,
@@ -265,9 +265,8 @@ class Server(Authenticating):
             return self._bad_line(line, BARE_LINE_END)
         verb, blank, argument = line.decode("utf-8", "surrogateescape")[:-1].partition(" ")
         argument = argument.lstrip(" ")
-        command = (
-            self._offer.commands.get(verb.upper()) if verb.isascii() else None
-        )  # some letters have an ASCII upper case
+        # Some letters outside ASCII have an upper case within.
+        command = self._offer.commands.get(verb.upper()) if verb.isascii() else None
         if command is None:
             if verb[4:5].isspace() and verb[:4].upper() == "BDAT" and "BDAT" in self._offer.commands:
                 return self._out_of_step()
@@ -347,7 +346,7 @@ class Server(Authenticating):
             self._refuse(claim.reply)
             return
         yield from self._forget_client()
-        if claim.login is not None:
+        if claim.login:
             self._identity = "xclient", claim.login
         yield claim
         yield from self._ask(hooks.Connect, subject=self._greeting)
@@ -660,7 +659,7 @@ class Server(Authenticating):
             return
         hook = hooks.UnrecognizedCommand
         result = (yield hook(word, rest)) if hook.name in self._wanted else NOTHING
-        if word in NOT_IMPLEMENTED and result[0] in (DECLINED, OK):
+        if word in NOT_IMPLEMENTED and VERDICTS[hook.name][result[0]].proceed:
             self._say(_NOT_IMPLEMENTED)
             return
         verdict = self._judge(hook.name, result)
@@ -709,7 +708,7 @@ class Server(Authenticating):
     # The transaction
 
     def _clear_transaction(self) -> None:
-        self._utf8 = False
+        super()._clear_transaction()
         self._recipients = 0
         self._binary = False
         self._incoming = None

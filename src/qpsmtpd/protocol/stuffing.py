@@ -6,7 +6,9 @@ for, and none is kept. What comes in is `framing`'s.
 
 from collections.abc import Iterable, Iterator
 
-__all__ = ["BareLineEnd", "chain", "cut", "has_bare", "stuffed", "whole_lines", "with_last"]
+from qpsmtpd.protocol.framing import has_bare, normalized
+
+__all__ = ["BareLineEnd", "chain", "cut", "stuffed", "whole_lines", "with_last"]
 
 
 class BareLineEnd(Exception):  # noqa: N818 - a finding
@@ -31,11 +33,6 @@ def cut(content: bytes | Iterable[bytes], size: int) -> Iterator[bytes]:
         yield b"".join(held)
 
 
-def has_bare(data: bytes) -> bool:
-    """Whether data holds a CR or LF that is not part of a CRLF."""
-    return not data.count(b"\r\n") == data.count(b"\n") == data.count(b"\r")
-
-
 def whole_lines(pieces: Iterable[bytes], *, strict: bool) -> Iterator[bytes]:
     """Pieces that do not end inside a CRLF and hold no bare CR or LF.
 
@@ -49,7 +46,7 @@ def whole_lines(pieces: Iterable[bytes], *, strict: bool) -> Iterator[bytes]:
         if has_bare(data):
             if strict:
                 raise BareLineEnd
-            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+            data = normalized(data)
         if data:
             yield data
     if held:

@@ -255,7 +255,9 @@ VERDICTS: Mapping[str, _Rows] = {
         FAILED: _TROUBLE,
     },
     "unrecognized_command": {
-        **_all(Verdict(Reply(500, "5.5.1", "Unrecognized command"), proceed=False)),
+        # To proceed is to answer for the core, which knows some commands better (`state.NOT_IMPLEMENTED`).
+        DECLINED: _go(500, "5.5.1", "Unrecognized command"),
+        OK: _go(500, "5.5.1", "Unrecognized command"),
         DENY: _stop(500, "5.5.1", "Unrecognized command"),
         DENYSOFT: _stop(450, "4.7.0", "Unrecognized command"),
         DENY_DISCONNECT: _stop(521, "5.5.1", "Unrecognized command", close=True),

@@ -4,7 +4,7 @@ import ipaddress
 import re
 from dataclasses import dataclass, field
 
-from qpsmtpd.protocol import Authentication, Security
+from qpsmtpd.protocol import Authentication, ProxyHeader, Security
 
 __all__ = ["Connection", "Peer", "is_ipv6", "is_localhost", "is_valid_ip", "plain_address"]
 
@@ -47,6 +47,9 @@ class Connection:
 
     security: Security | None = None
     """How the connection is encrypted: by us or by a proxy in front of us; None if it is not."""
+
+    proxy: ProxyHeader | None = None
+    """What a trusted proxy has said of the connection, with all its TLVs."""
 
     authentication: Authentication | None = None
     """How the client's last attempt to authenticate has ended."""

@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import ClassVar, cast
 
 from qpsmtpd.logs import LOGERROR, LOGINFO, LOGWARN
+from qpsmtpd.networks import is_listed
 from qpsmtpd.protocol import (
     CLOSED,
     DRAIN,
@@ -102,7 +103,7 @@ class Session(Chains):
         offered = self._settings.extensions
         if self._site.tls is None or self._role.implicit_tls:
             offered -= {Extension.STARTTLS}
-        if not self._settings.trusts(self._settings.xclient_networks, self.connection.remote_ip):
+        if not is_listed(self.connection.remote_ip, self._settings.xclient_networks):
             offered -= {Extension.XCLIENT}
         return offered
 
@@ -154,12 +155,13 @@ class Session(Chains):
     def _introduce(self) -> Generator[Effect, object, bool]:
         """Hear from a trusted proxy who is really connected; false if it does not say."""
         settings, peer = self._settings, self.connection.peer
-        if not settings.trusts(settings.proxy_networks, peer.remote_ip):
+        if not is_listed(peer.remote_ip, settings.proxy_networks):
             return True
         header, self._early = yield from read_proxy_header(self._clock, settings.handshake_timeout)
         if header is None:
             self._log(LOGWARN, f"fail, no PROXY header from {peer.remote_ip}, which is in proxy_networks")
             return False
+        self.connection.proxy = header
         if header.source is not None and header.destination is not None:
             (host, port), (to, to_port) = header.source, header.destination
             self.connection.peer = Peer(plain_address(host), port, plain_address(to), to_port)
@@ -337,7 +339,9 @@ class Session(Chains):
             port = client.destination_port or peer.local_port
             peer = replace(peer, local_ip=plain_address(client.destination_address), local_port=port)
         peer = replace(peer, remote_host=client.name or None, remote_user=None)
-        self.connection = Connection(peer, old.id, old.started, security=old.security)
+        self.connection = Connection(
+            peer, old.id, old.started, hello_host=client.helo or None, security=old.security, proxy=old.proxy
+        )
         self._login = client.login or ""
         self._log(LOGINFO, f"pass, {old.remote_ip} speaks for {peer.remote_ip}")
 

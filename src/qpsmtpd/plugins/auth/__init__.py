@@ -1,16 +1,1 @@
 """Plugins that judge the credentials of AUTH (RFC 4954)."""
-
-from collections.abc import Mapping
-
-__all__ = ["seconds"]
-
-
-def seconds(options: Mapping[str, str], name: str, default: float) -> float:
-    """The argument `name` as a time. Raises ValueError unless it is above 0, and ends."""
-    try:
-        time = float(options.get(name, default))
-    except ValueError:
-        time = -1.0
-    if not 0 < time < float("inf"):
-        raise ValueError(f"{name} {options[name]!r} is no number of seconds above 0")
-    return time

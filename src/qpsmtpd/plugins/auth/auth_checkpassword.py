@@ -31,7 +31,7 @@ import time
 from pathlib import Path
 
 from qpsmtpd import DECLINED, DENYSOFT, LOGERROR, LOGINFO, OK, Plugin, Result, Site, Transaction, blocking
-from qpsmtpd.plugins.auth import seconds
+from qpsmtpd.plugins._options import seconds
 
 _SETTING = "smtpauth-checkpassword"
 _MOST_OCTETS = 512  # «There must be no more than 512 bytes of data before end of file»

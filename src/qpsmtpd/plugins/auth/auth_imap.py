@@ -29,7 +29,7 @@ import re
 import ssl
 
 from qpsmtpd import DENY, DENYSOFT, LOGERROR, LOGINFO, LOGWARN, OK, Plugin, Result, Site, Transaction, blocking
-from qpsmtpd.plugins.auth import seconds
+from qpsmtpd.plugins._options import seconds
 
 _IMAP, _IMAPS = 143, 993
 _OPTIONS = ("tls", "ca", "timeout")

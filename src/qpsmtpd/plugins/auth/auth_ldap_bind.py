@@ -41,7 +41,7 @@ from typing import Any, Protocol, cast
 
 from qpsmtpd import DECLINED, DENYSOFT, LOGERROR, LOGINFO, LOGWARN, OK, Plugin, Result, Site, Transaction, blocking
 from qpsmtpd.config import ConfigError, did_you_mean
-from qpsmtpd.plugins.auth import seconds
+from qpsmtpd.plugins._options import seconds
 
 _SETTING = "ldap"
 _DEFAULTS: Mapping[str, str] = {
