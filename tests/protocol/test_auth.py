@@ -260,8 +260,9 @@ def test_the_session_goes_on_behind_a_failure():
     assert driver.code(MAIL) == 250
 
 
-def test_a_client_may_go_in_the_middle():
-    driver = server(EHLO, b"AUTH LOGIN\r\n")
+@pytest.mark.parametrize("name", [b"LOGIN", b"PLAIN", b"CRAM-MD5"])
+def test_a_client_may_go_in_the_middle(name):
+    driver = server(EHLO, b"AUTH " + name + b"\r\n")
     assert driver.eof() == []
     assert driver.closed
 

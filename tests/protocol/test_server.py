@@ -668,3 +668,17 @@ def test_what_was_sent_is_forgotten():
     server.next_event()
     assert server.data_to_send() != b""
     assert server.data_to_send() == b""
+
+
+@pytest.mark.parametrize("line", [b"EXPN list\r\n", b"etrn example.org\r\n"])
+def test_a_command_of_an_rfc_that_is_not_served_is_502(line):
+    driver = Driver(EHLO)
+    assert driver.code(line) == 502
+    assert driver.names[-1] == "unrecognized_command"
+
+
+def test_a_plugin_may_answer_for_it():
+    driver = Driver(EHLO, answers={"unrecognized_command": (DENY, "not for you")})
+    (reply,) = driver.send(b"EXPN list\r\n")
+    assert (reply.code, reply.text) == (500, "not for you")
+    assert Driver(EHLO, answers={"unrecognized_command": FAILED}).code(b"EXPN list\r\n") == 451
