@@ -74,6 +74,7 @@ class Line:
 class _Cached:
     lines: tuple[Line, ...]
     values: tuple[str, ...]
+    """The texts of the lines, or the default."""
     files: Mapping[Path, tuple[int, int, int] | None]
     checked: float
 
@@ -105,7 +106,10 @@ class Config:
         """All values of a setting."""
         if name in self._overrides:
             return self._overrides[name]
-        return self._current(name).values or DEFAULTS.get(name, ())
+        cached = self._cache.get(name)
+        if cached is None or self._clock() - cached.checked >= _RECHECK:
+            cached = self._current(name)
+        return cached.values
 
     def lines(self, name: str) -> tuple[Line, ...]:
         """The lines of a setting's file, with their places; defaults and overrides have none."""
@@ -158,10 +162,10 @@ class Config:
 
     def _read(self, name: str, now: float) -> _Cached:
         if self.directory is None:
-            return _Cached((), (), {}, now)
+            return _Cached((), DEFAULTS.get(name, ()), {}, now)
         files: dict[Path, tuple[int, int, int] | None] = {}
         lines = tuple(self._lines(self.directory / name, files, ()))
-        return _Cached(lines, tuple(line.text for line in lines), files, now)
+        return _Cached(lines, tuple(line.text for line in lines) or DEFAULTS.get(name, ()), files, now)
 
     def _lines(
         self, path: Path, files: dict[Path, tuple[int, int, int] | None], including: tuple[Path, ...]

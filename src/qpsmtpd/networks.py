@@ -1,7 +1,7 @@
 """Lists of networks: those of the server itself, and those of plugins."""
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from qpsmtpd.session.connection import plain_address
 
@@ -29,8 +29,10 @@ def parse_network(text: str) -> Network:
     return network
 
 
-def is_listed(address: str, networks: Iterable[Network]) -> bool:
+def is_listed(address: str, networks: Sequence[Network]) -> bool:
     """Whether one of the networks holds the address; what is no IP address is in none."""
+    if not networks:
+        return False
     try:
         ip = ipaddress.ip_address(plain_address(address))
     except ValueError:

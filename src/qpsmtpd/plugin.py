@@ -296,18 +296,20 @@ class Plugin:
         """Whether checks should be skipped: the client may relay, is whitelisted, or is to be refused anyway."""
         session = self.qp.session
         notes = session.connection.notes
-        reasons = (
-            (session.connection.relay_client, "relay client"),
-            (notes.get("whitelisthost"), "whitelisted host"),
-            (session.transaction.notes.get("whitelistsender"), "whitelisted sender"),
-            (notes.get(_NAUGHTY), "naughty"),
-            (notes.get(_REJECTED), "already rejected"),
-        )
-        for holds, why in reasons:
-            if holds:
-                self.log(LOGINFO, f"skip, {why}")
-                return True
-        return False
+        if session.connection.relay_client:
+            why = "relay client"
+        elif notes.get("whitelisthost"):
+            why = "whitelisted host"
+        elif session.transaction.notes.get("whitelistsender"):
+            why = "whitelisted sender"
+        elif notes.get(_NAUGHTY):
+            why = "naughty"
+        elif notes.get(_REJECTED):
+            why = "already rejected"
+        else:
+            return False
+        self.log(LOGINFO, f"skip, {why}")
+        return True
 
     def adjust_karma(self, value: int) -> int:
         """Add to the connection's note `karma`, a sum of good and bad signs; give the new sum."""

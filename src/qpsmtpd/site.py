@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from qpsmtpd.plugin import Plugin
     from qpsmtpd.session.tls import ServerTls
 
-__all__ = ["Census", "Entry", "Kind", "Running", "Settings", "Site", "current_session", "no_result"]
+__all__ = ["PLAIN", "Census", "Entry", "Kind", "Running", "Settings", "Site", "current_session", "no_result"]
 
 
 class Running(Protocol):
@@ -70,6 +70,9 @@ class Kind(enum.Enum):
     EFFECTS = "asks for effects itself"
 
     __hash__ = object.__hash__
+
+
+PLAIN = Kind.PLAIN  # reading a member off its class costs as much as a call in Python 3.11
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,15 +187,15 @@ class Site:
 
         For an address the hook `user_config` is asked first, then `config` in any case.
         """
-        values = None if address is None else self._setting("user_config", address, setting)
-        if values is None:
+        values = None
+        if address is not None and "user_config" in self.chains:
+            values = self._setting("user_config", address, setting)
+        if values is None and "config" in self.chains:
             values = self._setting("config", setting)
         return self.settings.values(setting) if values is None else values
 
     def _setting(self, hook: str, *arguments: object) -> tuple[str, ...] | None:
         """What plugins say a setting is; None where none does."""
-        if hook not in self.chains:
-            return None
         with self._as_hook(hook):
             code, values = self._ask(hook, f"looking up {arguments[-1]}", self._transaction(), *arguments)
         return tuple(map(str, values)) if code is OK else None

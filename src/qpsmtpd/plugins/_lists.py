@@ -5,13 +5,13 @@ rest of the list; the log says which line.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from qpsmtpd import LOGWARN, Mailbox, Plugin
 
-__all__ = ["AddressPattern", "Parsed", "parse_each", "parse_pattern"]
+__all__ = ["AddressList", "AddressPattern", "Parsed", "parse_addresses", "parse_each", "parse_pattern"]
 
 T = TypeVar("T")
 
@@ -31,24 +31,25 @@ class Parsed(Generic[T]):
         """Give the current result."""
         values = self._plugin.qp.config(self._setting)
         last = self._last  # read once and replaced whole: sessions run in several threads
-        if last is None or (last[0] is not values and last[0] != values):
-            self._last = last = values, self._parse(values)
-        return last[1]
+        if last is not None and (last[0] is values or last[0] == values):
+            return last[1]
+        self._last = values, self._parse(values)
+        return self._last[1]
 
 
 def parse_each(plugin: Plugin, setting: str, parse: Callable[[str], T]) -> Parsed[tuple[T, ...]]:
     """A setting whose lines are parsed one by one; `parse` raises ValueError for a bad one."""
+    return Parsed(plugin, setting, lambda values: _each(plugin, setting, values, parse))
 
-    def parse_all(values: tuple[str, ...]) -> tuple[T, ...]:
-        results: list[T] = []
-        for value in values:
-            try:
-                results.append(parse(value))
-            except ValueError as error:
-                plugin.log(LOGWARN, f"error, config/{setting}: {error}; left out the line {value!r}")
-        return tuple(results)
 
-    return Parsed(plugin, setting, parse_all)
+def _each(plugin: Plugin, setting: str, values: tuple[str, ...], parse: Callable[[str], T]) -> tuple[T, ...]:
+    results: list[T] = []
+    for value in values:
+        try:
+            results.append(parse(value))
+        except ValueError as error:
+            plugin.log(LOGWARN, f"error, config/{setting}: {error}; left out the line {value!r}")
+    return tuple(results)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,3 +86,28 @@ def parse_pattern(line: str) -> AddressPattern:
     except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"bad regular expression: {error}") from error
     return AddressPattern(word.lower(), expression, reason.strip())
+
+
+class AddressList:
+    """Lines that name mail addresses, as quick to look in with thousands of addresses as with few."""
+
+    def __init__(self, patterns: Sequence[AddressPattern]) -> None:
+        self._patterns = patterns
+        self._places = {pattern.text: place for place, pattern in reversed(list(enumerate(patterns)))}
+        self._expressions = [place for place, pattern in enumerate(patterns) if pattern.expression is not None]
+
+    def find(self, mailbox: Mailbox) -> AddressPattern | None:
+        """The first line that means this mailbox."""
+        address = mailbox.address.lower()
+        places = self._places
+        named = places.get(address), places.get(address[address.rfind("@") :])
+        if named == (None, None) and not self._expressions:
+            return None
+        found = [place for place in named if place is not None]
+        found += [place for place in self._expressions if self._patterns[place].matches(mailbox)]
+        return self._patterns[min(found)] if found else None
+
+
+def parse_addresses(plugin: Plugin, setting: str) -> Parsed[AddressList]:
+    """A setting whose lines name addresses (`parse_pattern`)."""
+    return Parsed(plugin, setting, lambda values: AddressList(_each(plugin, setting, values, parse_pattern)))

@@ -23,7 +23,7 @@ In config/plugins:
 """
 
 from qpsmtpd import DECLINED, LOGDEBUG, LOGINFO, Mailbox, Parameters, Plugin, Result, Site, Transaction
-from qpsmtpd.plugins._lists import parse_each, parse_pattern
+from qpsmtpd.plugins._lists import parse_addresses
 
 
 class BadMailFrom(Plugin):
@@ -32,8 +32,8 @@ class BadMailFrom(Plugin):
     def register(self, qp: Site, *args: str) -> None:
         """Read the arguments."""
         self.options(args)
-        self._patterns = parse_each(self, "badmailfrom", parse_pattern)
-        self._patterns()  # what is wrong in the file should be in the log from the start
+        self._list = parse_addresses(self, "badmailfrom")
+        self._list()  # what is wrong in the file should be in the log from the start
 
     def hook_mail(self, transaction: Transaction, sender: Mailbox, parameters: Parameters) -> Result:
         """Look the sender up."""
@@ -42,9 +42,9 @@ class BadMailFrom(Plugin):
         if not sender:
             self.log(LOGDEBUG, "skip, null sender")
             return DECLINED
-        for pattern in self._patterns():
-            if pattern.matches(sender):
-                self.adjust_karma(-1)
-                return self.get_reject(pattern.reason or "your sender address is not welcome here", pattern.text)
+        pattern = self._list().find(sender)
+        if pattern is not None:
+            self.adjust_karma(-1)
+            return self.get_reject(pattern.reason or "your sender address is not welcome here", pattern.text)
         self.log(LOGINFO, "pass")
         return DECLINED

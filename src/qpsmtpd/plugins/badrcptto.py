@@ -23,7 +23,7 @@ In config/plugins, before rcpt_ok:
 """
 
 from qpsmtpd import DECLINED, LOGINFO, Mailbox, Parameters, Plugin, Result, Site, Transaction
-from qpsmtpd.plugins._lists import parse_each, parse_pattern
+from qpsmtpd.plugins._lists import parse_addresses
 
 
 class BadRcptTo(Plugin):
@@ -32,8 +32,8 @@ class BadRcptTo(Plugin):
     def register(self, qp: Site, *args: str) -> None:
         """Read the arguments."""
         self.options(args)
-        self._patterns = parse_each(self, "badrcptto", parse_pattern)
-        self._patterns()  # what is wrong in the file should be in the log from the start
+        self._list = parse_addresses(self, "badrcptto")
+        self._list()  # what is wrong in the file should be in the log from the start
 
     def hook_rcpt(self, transaction: Transaction, recipient: Mailbox, parameters: Parameters) -> Result:
         """Look the recipient up."""
@@ -42,9 +42,9 @@ class BadRcptTo(Plugin):
         if recipient.domain is None:  # RFC 5321 section 4.5.1: there is always a postmaster
             self.log(LOGINFO, "skip, no domain")
             return DECLINED
-        for pattern in self._patterns():
-            if pattern.matches(recipient):
-                self.adjust_karma(-1)
-                return self.get_reject(pattern.reason or "mail to this address is not accepted here", pattern.text)
+        pattern = self._list().find(recipient)
+        if pattern is not None:
+            self.adjust_karma(-1)
+            return self.get_reject(pattern.reason or "mail to this address is not accepted here", pattern.text)
         self.log(LOGINFO, "pass")
         return DECLINED

@@ -26,7 +26,7 @@ class RcptOk(Plugin):
 
     def register(self, qp: Site) -> None:
         """Take no arguments."""
-        self._lists = {name: Parsed(self, name, _names) for name in ("rcpthosts", "morercpthosts")}
+        self._lists = [(name, Parsed(self, name, _names)) for name in ("rcpthosts", "morercpthosts")]
 
     def hook_rcpt(self, transaction: Transaction, recipient: Mailbox, parameters: Parameters) -> Result:
         """Accept or refuse the recipient."""
@@ -39,7 +39,7 @@ class RcptOk(Plugin):
                 return OK
         else:
             domain = recipient.domain.lower()
-            for setting, listed in self._lists.items():
+            for setting, listed in self._lists:
                 if _covers(listed(), domain):
                     self.log(LOGINFO, f"pass, {recipient.domain} in {setting}")
                     return OK

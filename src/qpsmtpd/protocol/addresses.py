@@ -11,6 +11,7 @@ limit of their own: the command line has one, and RFC 5321 section 4.5.3.1 asks 
 import ipaddress
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from qpsmtpd.protocol.errors import SyntaxProblem
 from qpsmtpd.protocol.replies import Reply
@@ -37,7 +38,7 @@ _SPECIAL = re.compile(rf"[^{_ATEXT}.\u0080-\U0010ffff]")  # a quoted pair is ASC
 _QUOTED_PAIR = re.compile(r"\\(.)")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Mailbox:
     """A mailbox, or the null reverse-path (`NULL_PATH`, which is false).
 
@@ -47,11 +48,23 @@ class Mailbox:
 
     local_part: str
     domain: str | None
-    notes: dict[str, object] = field(default_factory=dict[str, object], compare=False, repr=False)
-    """Whatever plugins keep about this address, for as long as the mail transaction lasts."""
+    _notes: dict[str, object] = field(init=False, compare=False, repr=False)  # once somebody asks for them
+
+    def __init__(self, local_part: str, domain: str | None) -> None:
+        _set_local_part(self, local_part)
+        _set_domain(self, domain)
 
     def __bool__(self) -> bool:
         return bool(self.local_part) or self.domain is not None
+
+    @property
+    def notes(self) -> dict[str, object]:
+        """Whatever plugins keep about this address, for as long as the mail transaction lasts."""
+        try:
+            return self._notes
+        except AttributeError:
+            object.__setattr__(self, "_notes", {})
+            return self._notes
 
     @property
     def user(self) -> str:
@@ -71,12 +84,7 @@ class Mailbox:
     @property
     def path(self) -> str:
         """The canonical path with brackets, quoted where it must be (RFC 5321 section 4.1.2)."""
-        if self.domain is None:
-            return f"<{self.local_part}>"
-        local = self.local_part
-        if not _DOT_STRING.fullmatch(local):
-            local = '"' + _SPECIAL.sub(r"\\\g<0>", local) + '"'
-        return f"<{local}@{self.domain}>"
+        return _printed(self.local_part, self.domain)
 
     def __str__(self) -> str:
         return self.path
@@ -91,6 +99,9 @@ class Mailbox:
         return self.local_part.isascii() and (self.domain is None or self.domain.isascii())
 
 
+# One is made for each MAIL and RCPT; the __init__ of a frozen dataclass takes twice the time.
+_set_local_part, _set_domain = vars(Mailbox)["local_part"].__set__, vars(Mailbox)["domain"].__set__
+
 NULL_PATH = Mailbox("", None)
 """The null reverse-path `<>` of bounces (RFC 5321 section 4.5.5)."""
 
@@ -102,13 +113,20 @@ def parse_path(text: str) -> Mailbox | SyntaxProblem:
 
     Whether UTF-8 is allowed is for the caller to judge, by `Mailbox.is_ascii`.
     """
+    parts = _parts(text)
+    return parts if isinstance(parts, SyntaxProblem) else Mailbox(*parts)
+
+
+@lru_cache(1024)  # a server hears the same addresses again and again
+def _parts(text: str) -> tuple[str, str | None] | SyntaxProblem:
+    """Local part and domain of a path."""
     plain = _PLAIN.fullmatch(text)  # nearly every address is of this form
     if plain is not None:
-        return Mailbox(plain[1], plain[2])
+        return plain[1], plain[2]
     if _NULL.fullmatch(text):
-        return Mailbox("", None)
+        return "", None
     if text.lower() == "<postmaster>":
-        return Mailbox("postmaster", None)
+        return "postmaster", None
     match = _PATH.fullmatch(text)
     if match is None:
         return _MALFORMED
@@ -121,7 +139,16 @@ def parse_path(text: str) -> Mailbox | SyntaxProblem:
         domain = f"[{literal}]"
         if not _is_address_literal(literal):
             return _MALFORMED
-    return Mailbox(local, domain)
+    return local, domain
+
+
+@lru_cache(1024)
+def _printed(local: str, domain: str | None) -> str:
+    if domain is None:
+        return f"<{local}>"
+    if not _DOT_STRING.fullmatch(local):
+        local = '"' + _SPECIAL.sub(r"\\\g<0>", local) + '"'
+    return f"<{local}@{domain}>"
 
 
 def _is_address_literal(literal: str) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 
 from qpsmtpd.protocol import hooks
 from qpsmtpd.protocol.commands import parse_words
-from qpsmtpd.protocol.conversation import BARE_LINE_END, NOTHING, Conversation, Result, Script
+from qpsmtpd.protocol.conversation import BARE_LINE_END, FAILURE, NOTHING, Conversation, Result, Script
 from qpsmtpd.protocol.events import NEED_DATA, Authentication, Event
 from qpsmtpd.protocol.replies import Reply
 from qpsmtpd.protocol.returncodes import DECLINED, DENY, OK
@@ -144,18 +144,19 @@ class Authenticating(Conversation):
         self, mechanism: Mechanism, wanted: VerifierFor
     ) -> Generator[Event, Result, tuple[ScramVerifier | None, tuple[str, Result]]]:
         """What a plugin keeps of a user's password."""
-        answer, texts = yield hooks.AuthScramSha256(mechanism.name.lower(), wanted.user)
+        answer, texts, _ = yield hooks.AuthScramSha256(mechanism.name.lower(), wanted.user)
         verifier = None
         if answer is OK and texts:
             try:
                 verifier = ScramVerifier.parse(texts[0])
             except ValueError:
                 answer = FAILED
-        return verifier, ((mechanism.hook, (FAILED, ())) if answer is FAILED else ("auth", NOTHING))
+        return verifier, ((mechanism.hook, FAILURE) if answer is FAILED else ("auth", NOTHING))
 
     def _authenticated(self, mechanism: str, outcome: Outcome, ruling: tuple[str, Result]) -> Script:
         """Tell driver and client how the attempt has ended."""
-        hook, (answer, texts) = ruling
+        hook, result = ruling
+        answer = result[0]
         if outcome.success:
             self._identity = mechanism, outcome.user
         elif answer is not FAILED:
@@ -166,8 +167,8 @@ class Authenticating(Conversation):
             yield from self._disconnect()
             return
         if answer is not FAILED and VERDICTS[hook][answer].proceed is not outcome.success:
-            answer, texts = (OK if outcome.success else DENY), ()  # the mechanism has decided, not the hook
-        self._judge(hook, (answer, texts))
+            result = OK if outcome.success else DENY, (), None  # the mechanism has decided, not the hook
+        self._judge(hook, result)
 
     def _response(self) -> Generator[Event, Result, bytes | None]:
         """The client's answer to a challenge; None if it has refused or has been refused."""

@@ -6,6 +6,7 @@ Total functions: any line in, a value or a `SyntaxProblem` out.
 import enum
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
 
 from qpsmtpd.protocol.errors import SyntaxProblem
@@ -93,6 +94,7 @@ def parse_chunk(argument: str) -> tuple[int, bool] | SyntaxProblem:
     return _BAD_COMMAND if match is None else (int(match[1]), match[2] is not None)
 
 
+@lru_cache(1024)  # as for the addresses in them
 def parse_path_argument(keyword: str, argument: str) -> tuple[str, Parameters] | SyntaxProblem:
     """Split what follows MAIL or RCPT into the path, as sent, and its parameters.
 

@@ -2,7 +2,8 @@
 
 The conversation is a generator. It yields an event and is resumed when the driver asks for
 the next one: with the answer, if it was a hook. Here are the plain methods that a driver
-calls, and the steps that all commands share; `server` has a script for each command.
+calls, and the steps that all commands share; `server` has a script for each command. A driver
+that is a generator itself takes the conversation as it is (`conversation`).
 """
 
 from collections.abc import Generator, Iterable
@@ -18,19 +19,24 @@ from qpsmtpd.protocol.security import Security
 from qpsmtpd.protocol.state import State
 from qpsmtpd.protocol.verdicts import FAILED, VERDICTS, Answer, Verdict
 
-__all__ = ["BARE_LINE_END", "NOTHING", "Conversation", "Result", "Script"]
+__all__ = ["BARE_LINE_END", "FAILURE", "NOTHING", "Conversation", "HangUp", "Result", "Script", "own_reply"]
 
-Result = tuple[Answer, tuple[str, ...]]
-"""The answer to a hook, with its texts."""
+Result = tuple[Answer, tuple[str, ...], Reply | None]
+"""The answer to a hook, with its texts, and a reply of the plugin's own if it has prepared one."""
 
-NOTHING: Result = (DECLINED, ())
+NOTHING: Result = (DECLINED, (), None)
 """What is sent into the conversation behind an event that asks nothing."""
+
+FAILURE: Result = (FAILED, (), None)
+"""What is sent where a hook could not be answered."""
 
 Script = Generator[Event, Result, None]
 """What a server does at a command."""
 
 BARE_LINE_END = Reply(500, "5.5.2", "A command line ends with CRLF and holds no other CR or LF")
 _TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many errors")
+_START, _IDLE = State.START, State.IDLE  # reading a member off its class costs as much as a call in Python 3.11
+_RESET_TRANSACTION = hooks.ResetTransaction()
 
 
 class Conversation:
@@ -45,7 +51,6 @@ class Conversation:
     __slots__ = (
         "_answer",
         "_closing",
-        "_conversation",
         "_enhanced",
         "_eof",
         "_errors",
@@ -63,6 +68,7 @@ class Conversation:
         "_state",
         "_utf8",
         "_wanted",
+        "conversation",
         "in_content",
         "security",
     )
@@ -98,8 +104,13 @@ class Conversation:
         self._errors = 0
         self._utf8 = False  # whether replies may hold more than ASCII
 
-        self._conversation = self._converse()
-        next(self._conversation)
+        self.conversation = self._converse()
+        """The events as a generator, to be used in place of `next_event` and its kin.
+
+        Send in the `Result` of a hook, and `NOTHING` behind any other event; throw `HangUp` in
+        behind one that asks for bytes. It ends where `next_event` gives `CLOSED`.
+        """
+        next(self.conversation)
 
     # The driver's side
 
@@ -128,7 +139,11 @@ class Conversation:
             self._check_idle()
         answer, self._answer = self._answer, NOTHING
         try:
-            event = self._conversation.send(answer) if self._goodbye is None else self._conversation.throw(_HangUp())
+            if self._goodbye is not None:
+                goodbye, self._goodbye = self._goodbye, None
+                event = self.conversation.throw(HangUp(goodbye))
+            else:
+                event = self.conversation.send(answer)
         except StopIteration:
             return CLOSED
         if isinstance(event, Hook):
@@ -145,7 +160,7 @@ class Conversation:
         if self._pending is None:
             raise LocalProtocolError("no hook was asked")
         self._pending = None
-        self._answer = code, texts
+        self._answer = code, texts, self._own_reply
 
     def fail(self) -> None:
         """Say that the hook that was asked could not be answered; the client is told 451.
@@ -155,7 +170,7 @@ class Conversation:
         if self._pending is None:
             raise LocalProtocolError("no hook was asked")
         self._pending = None
-        self._answer = FAILED, ()
+        self._answer = FAILED, (), self._own_reply
 
     def respond(self, code: int, *lines: str) -> None:
         """Prepare the plugin's own reply to the pending hook; it is sent if the answer is DONE.
@@ -165,9 +180,7 @@ class Conversation:
         """
         if self._pending is None:
             raise LocalProtocolError("no hook was asked")
-        if not 200 <= code <= 599:
-            raise ValueError(f"not a reply code: {code}")
-        self._own_reply = Reply(code, None, "\n".join(lines))
+        self._own_reply = own_reply(code, lines)
 
     def secure(self, security: Security) -> None:
         """Say that the connection is encrypted: in answer to `StartTls`, or before the first event.
@@ -185,7 +198,7 @@ class Conversation:
         """
         self._check_idle()
         if not self._closing:
-            self._goodbye, self._own_reply = reply, None
+            self._goodbye = reply
 
     def data_to_send(self) -> bytes:
         """The replies that wait to be sent; they are then forgotten here."""
@@ -229,11 +242,10 @@ class Conversation:
                 if self._errors > limits.errors and not self._closing:
                     self._say(_TOO_MANY_ERRORS)
                     yield from self._disconnect()
-        except _HangUp:
-            reply, self._goodbye = self._goodbye, None
-            assert reply is not None
-            self._say(reply)
-            yield from self._disconnect()
+        except HangUp as goodbye:
+            if not self._closing:
+                self._say(goodbye.reply)
+                yield from self._disconnect()
 
     def _script(self, line: bytearray) -> Script | None:
         """The script for a line, or None if the line has been refused."""
@@ -270,16 +282,17 @@ class Conversation:
 
     def _judge(self, hook: str, result: Result, subject: str = "") -> Verdict:
         """What an answer means; the reply is said, the rest is for the caller to carry out."""
-        answer, texts = result
+        answer, texts, own = result
         verdict = VERDICTS[hook][answer]
-        reply, own = verdict.reply, self._own_reply
+        reply = verdict.reply
         if own is not None and verdict.own_reply:
             self._say(own)
         elif reply is not None:
+            text = reply.text
             if texts and verdict.plugin_text:
                 text = "\n".join(texts)
-            else:
-                text = reply.text.replace("%s", subject) if subject else reply.text
+            elif subject:
+                text = text.replace("%s", subject)
             self._output += encode_reply(reply.code, reply.enhanced, text, self._enhanced, self._utf8)
         return verdict
 
@@ -290,9 +303,12 @@ class Conversation:
             yield from self._forget_transaction()
 
     def _forget_transaction(self) -> Script:
-        yield from self._ask(hooks.ResetTransaction)
-        if self._state is not State.START:
-            self._state = State.IDLE
+        if "reset_transaction" in self._wanted and (result := (yield _RESET_TRANSACTION)) is not NOTHING:
+            verdict = self._judge("reset_transaction", result)
+            if verdict.close or verdict.reset:
+                yield from self._end(verdict)
+        if self._state is not _START:
+            self._state = _IDLE
         self._clear_transaction()
 
     def _clear_transaction(self) -> None:
@@ -322,5 +338,16 @@ class Conversation:
         self._output += encode_reply(reply.code, reply.enhanced, reply.text, self._enhanced, self._utf8)
 
 
-class _HangUp(Exception):  # noqa: N818 - no error
-    """Thrown into the conversation by `Server.hang_up`."""
+class HangUp(Exception):  # noqa: N818 - no error
+    """Thrown into the conversation to end it with a reply: a timeout, a shutdown."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply)
+        self.reply = reply
+
+
+def own_reply(code: int, lines: Iterable[str]) -> Reply:
+    """The reply that a plugin gives itself. Raises ValueError for an impossible code."""
+    if not 200 <= code <= 599:
+        raise ValueError(f"not a reply code: {code}")
+    return Reply(code, None, "\n".join(lines))

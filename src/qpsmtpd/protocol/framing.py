@@ -47,6 +47,10 @@ class Mark(enum.Enum):
     __hash__ = object.__hash__
 
 
+# Reading a member off its class costs as much as a call in Python 3.11.
+_MORE, _END_OF_CONTENT = Mark.MORE, Mark.END
+
+
 class ContentReader:
     """Takes message content out of a buffer, chunk by chunk."""
 
@@ -66,16 +70,16 @@ class ContentReader:
     def read(self, buffer: bytearray) -> tuple[bytes, Mark]:
         """Remove what can be removed from `buffer`; give the content in it and what came up."""
         if not buffer:
-            return b"", Mark.MORE
+            return b"", _MORE
         if self._discarding:
             return b"", self._discard(buffer)
         start = 0
         if buffer.startswith(b".") and self._context.endswith(b"\r\n"):
             if buffer.startswith(b".\r\n"):
                 del buffer[:3]
-                return b"", Mark.END
+                return b"", _END_OF_CONTENT
             if len(buffer) < 3 and b".\r\n".startswith(buffer):
-                return b"", Mark.MORE
+                return b"", _MORE
             start = 1
         stuffed = buffer.find(b"\r\n.", start)
         end = buffer.find(b"\r\n.\r\n", stuffed) if stuffed >= 0 else -1
@@ -100,7 +104,7 @@ class ContentReader:
         if end < 0:
             self._context = (self._context + buffer[max(0, stop - _CONTEXT) : stop])[-_CONTEXT:]
         del buffer[:consumed]
-        return data, Mark.MORE if end < 0 else Mark.END
+        return data, _MORE if end < 0 else _END_OF_CONTENT
 
     def _certain(self, buffer: bytearray, start: int) -> int:
         """How far the buffer holds content for certain: neither half a CRLF nor half an end."""
@@ -139,9 +143,9 @@ class ContentReader:
         if mark is None:
             self._context = window[-_CONTEXT:]
             buffer.clear()
-            return Mark.MORE
+            return _MORE
         del buffer[: mark.end() - len(self._context)]
-        return Mark.END if mark[0] == b"\r\n.\r\n" else Mark.BARE_DOT
+        return _END_OF_CONTENT if mark[0] == b"\r\n.\r\n" else Mark.BARE_DOT
 
 
 class ChunkReader:
@@ -175,13 +179,13 @@ class ChunkReader:
         piece = bytes(buffer[: self._left])
         del buffer[: len(piece)]
         self._left -= len(piece)
-        mark = Mark.MORE if self._left else Mark.END
+        mark = _MORE if self._left else _END_OF_CONTENT
         if self._discarding:
             return b"", mark
         data, self._held = self._held + piece, b""
         bare: re.Match[bytes] | None = None
         if not self._binary:
-            if data.endswith(b"\r") and not (self._last and mark is Mark.END):
+            if data.endswith(b"\r") and not (self._last and mark is _END_OF_CONTENT):
                 data, self._held = data[:-1], b"\r"
             if has_bare(data):
                 if self._normalize:

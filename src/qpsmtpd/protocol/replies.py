@@ -7,6 +7,7 @@ nothing a client or a plugin says can add a line, a control character or an over
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 __all__ = ["LINE_LIMIT", "Reply", "ReplyReader", "encode_reply", "parse_reply"]
 
@@ -46,6 +47,7 @@ class Reply:
         return encode_reply(self.code, self.enhanced, self.text, enhanced, utf8)
 
 
+@lru_cache(1024)  # most replies are given again and again
 def encode_reply(code: int, status: str | None, text: str, enhanced: bool, utf8: bool) -> bytes:
     """A reply as sent: well-formed lines of at most 512 octets each.
 

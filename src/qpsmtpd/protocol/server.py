@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import ClassVar
 
 from qpsmtpd.protocol import hooks
-from qpsmtpd.protocol.addresses import NULL_PATH, Mailbox, parse_path
+from qpsmtpd.protocol.addresses import Mailbox, parse_path
 from qpsmtpd.protocol.authentication import Authenticating
 from qpsmtpd.protocol.commands import (
     Command,
@@ -82,7 +82,12 @@ _CUT_OFF = Reply(451, "4.4.2", "Incomplete message")
 _BINARY_BY_CHUNKS = Reply(503, "5.5.1", "Binary content comes by BDAT (RFC 3030 section 3)")
 _CHUNK_OUT_OF_STEP = Reply(501, "5.5.4", "BDAT needs the number of octets, and perhaps LAST; closing the connection")
 
-_QUEUE = hooks.Queue
+# Reading a member off its class costs as much as a call in Python 3.11.
+_MORE, _END = Mark.MORE, Mark.END
+_IN_MAIL, _IN_RCPT = State.MAIL, State.RCPT
+_MAIL, _RCPT, _DATA = Command.MAIL, Command.RCPT, Command.DATA
+
+_QUEUE, _RECEIVED_LINE = hooks.Queue, hooks.ReceivedLine
 _AFTER_CONTENT: tuple[type[Hook], ...] = (
     hooks.DataPostHeaders,
     hooks.ReceivedLine,
@@ -150,6 +155,23 @@ def _offer(
     absent |= {Command.HELO, Command.EHLO} if lmtp else {Command.LHLO}
     commands = {command.value.decode(): command for command in Command if command not in absent}
     return _Offer(offered, mechanisms, commands)
+
+
+@lru_cache(64)  # most messages come in the same way
+def _received_line(
+    tls: str, identity: tuple[str, str] | None, *, utf8: bool, lmtp: bool, esmtp: bool
+) -> hooks.ReceivedLine:
+    """How a message came, as trace fields tell it: RFC 3848, RFC 6531 section 3.7.4, and two comments."""
+    protocol = "UTF8" if utf8 else ""
+    protocol += "LMTP" if lmtp else "SMTP"
+    if not utf8 and not lmtp and (esmtp or tls or identity):
+        protocol = "ESMTP"
+    protocol += ("S" if tls else "") + ("A" if identity else "")
+    comment = ""
+    if identity is not None:
+        mechanism, user = identity
+        comment = f"(smtp-auth username {_NOT_IN_COMMENT.sub('?', user[:255])}, mechanism {mechanism})\n"
+    return hooks.ReceivedLine(protocol, comment, f"({tls} encrypted) " if tls else "")
 
 
 class Server(Authenticating):
@@ -261,9 +283,10 @@ class Server(Authenticating):
     def _script(self, line: bytearray) -> Script | None:
         if len(line) >= self._limits.command_line:
             return self._bad_line(line, _LINE_TOO_LONG)
-        if line.find(b"\r") != len(line) - 1 or not line:
+        text = line.decode("utf-8", "surrogateescape")
+        if not text or text.find("\r") != len(text) - 1:
             return self._bad_line(line, BARE_LINE_END)
-        verb, blank, argument = line.decode("utf-8", "surrogateescape")[:-1].partition(" ")
+        verb, blank, argument = text[:-1].partition(" ")
         argument = argument.lstrip(" ")
         # Some letters outside ASCII have an upper case within.
         command = self._offer.commands.get(verb.upper()) if verb.isascii() else None
@@ -305,7 +328,7 @@ class Server(Authenticating):
             parsed = yield from self._pieces(parse_hook, argument)
             if parsed is None:
                 return
-            answer, pieces = parsed
+            answer, pieces, _ = parsed
             words = pieces if answer is OK else words
         if not words or not words[0] or words[0].isdigit():  # a number is no host name (RFC 1123 section 2.1)
             self._refuse(_NO_HOST)
@@ -363,14 +386,14 @@ class Server(Authenticating):
 
     def _mail(self, argument: str) -> Script:
         yield from self._forget_transaction()
-        if (out_of_order := ORDER[Command.MAIL][self._state]) is not None:
+        if (out_of_order := ORDER[_MAIL][self._state]) is not None:
             self._refuse(out_of_order)
             return
         if "mail_parse" in self._wanted:
             parsed = yield from self._parsed(hooks.MailParse, "FROM:", argument)
         else:
             parsed = parse_path_argument("FROM:", argument)
-        accepted = self._accepted(Command.MAIL, parsed)
+        accepted = self._accepted(_MAIL, parsed)
         if accepted is None:
             return
         path, parameters = accepted
@@ -387,7 +410,7 @@ class Server(Authenticating):
         result = (yield hooks.Mail(sender, parameters)) if "mail" in self._wanted else NOTHING
         verdict = self._judge("mail", result, sender.path)
         if verdict.proceed:
-            self._state = State.MAIL
+            self._state = _IN_MAIL
         elif verdict.close or verdict.reset:
             yield from self._end(verdict)
 
@@ -396,7 +419,7 @@ class Server(Authenticating):
             parsed = yield from self._parsed(hooks.RcptParse, "TO:", argument)
         else:
             parsed = parse_path_argument("TO:", argument)
-        accepted = self._accepted(Command.RCPT, parsed)
+        accepted = self._accepted(_RCPT, parsed)
         if accepted is None:
             return
         path, parameters = accepted
@@ -411,13 +434,13 @@ class Server(Authenticating):
         recipient = self._mailbox(path)
         if recipient is None:
             return
-        if recipient == NULL_PATH:
+        if not recipient.local_part and recipient.domain is None:
             self._refuse(_NULL_RECIPIENT)
             return
         result = (yield hooks.Rcpt(recipient, parameters)) if "rcpt" in self._wanted else NOTHING
         verdict = self._judge("rcpt", result, recipient.path)
         if verdict.proceed:
-            self._state = State.RCPT
+            self._state = _IN_RCPT
             self._recipients += 1
         elif verdict.close or verdict.reset:
             yield from self._end(verdict)
@@ -429,7 +452,7 @@ class Server(Authenticating):
         result = yield from self._pieces(hook, argument)
         if result is None:
             return None
-        answer, pieces = result
+        answer, pieces, _ = result
         if answer is not OK:
             return parse_path_argument(keyword, argument)
         parameters = parse_parameters(pieces[1:])
@@ -439,17 +462,17 @@ class Server(Authenticating):
         """The path and its parameters, if they are good; None if the command has been answered."""
         if parsed is None:
             return None
-        problem = parsed if isinstance(parsed, SyntaxProblem) else self._unfit(command, parsed[1])
-        if problem is not None:
-            self._refuse(problem.reply)
-            return None
-        assert not isinstance(parsed, SyntaxProblem)
-        return parsed
+        if isinstance(parsed, SyntaxProblem):
+            problem = parsed
+        else:
+            problem = self._unfit(command, parsed[1]) if parsed[1] else None
+            if problem is None:
+                return parsed
+        self._refuse(problem.reply)
+        return None
 
     def _unfit(self, command: Command, parameters: Parameters) -> SyntaxProblem | None:
         """What is wrong with the parameters of a command, or None."""
-        if not parameters:
-            return None
         size, limit = parameters.get("size"), self._limits.message_size
         problem = check_parameters(command, parameters, self._offer.extensions)
         if problem is None and size and limit is not None and int(size) > limit:
@@ -460,7 +483,7 @@ class Server(Authenticating):
         self, hook: type[hooks.MailPre | hooks.RcptPre], path: str, parameters: Parameters
     ) -> Generator[Event, Result, str | None]:
         """The path as a plugin would have it; None if the command has been answered."""
-        answer, texts = result = yield hook(path, parameters)
+        answer, texts, _ = result = yield hook(path, parameters)
         if not self._judge(hook.name, result).proceed:
             return None
         return path if answer is not OK else texts[0] if texts else ""
@@ -484,7 +507,7 @@ class Server(Authenticating):
             self._refuse(_BINARY_BY_CHUNKS)
             return
         result = (yield hooks.Data()) if "data" in self._wanted else NOTHING
-        out_of_order = ORDER[Command.DATA][self._state]
+        out_of_order = ORDER[_DATA][self._state]
         if out_of_order is not None and VERDICTS["data"][result[0]].proceed:
             self._refuse(out_of_order)
             return
@@ -566,17 +589,17 @@ class Server(Authenticating):
                         break
             if data:
                 yield Content(data)
-            if mark is Mark.END:
+            if mark is _END:
                 break
-            if mark is Mark.BARE_DOT:
-                self._say(_OUT_OF_STEP)
-                yield from self._disconnect()
-                break
-            if mark is Mark.MORE:
+            if mark is _MORE:
                 if self._eof:
                     message.problem = _CUT_OFF
                     break
                 yield NEED_DATA
+            elif mark is Mark.BARE_DOT:
+                self._say(_OUT_OF_STEP)
+                yield from self._disconnect()
+                break
         self.in_content = False
 
     def _finish(self, message: _Incoming) -> Script:
@@ -600,7 +623,7 @@ class Server(Authenticating):
                 if self._closing:
                     return
                 continue
-            event = self._received_line() if hook is hooks.ReceivedLine else hook()
+            event = self._received_line() if hook is _RECEIVED_LINE else hook()
             result = (yield event) if hook.name in self._wanted else NOTHING
             said = len(self._output)
             verdict = self._judge(hook.name, result)
@@ -628,24 +651,14 @@ class Server(Authenticating):
             self._output += bytes(self._output[start:]) * (times - 1)
 
     def _received_line(self) -> hooks.ReceivedLine:
-        """How the message came, as trace fields tell it: RFC 3848, RFC 6531 section 3.7.4, and two comments."""
-        security, identity = self.security, self._identity
-        protocol = "UTF8" if self._utf8 else ""
-        protocol += "LMTP" if self._lmtp else "SMTP"
-        if not self._utf8 and not self._lmtp and (self._esmtp or security or identity):
-            protocol = "ESMTP"
-        protocol += ("S" if security else "") + ("A" if identity else "")
-        comment = ""
-        if identity is not None:
-            mechanism, user = identity
-            comment = f"(smtp-auth username {_NOT_IN_COMMENT.sub('?', user[:255])}, mechanism {mechanism})\n"
-        return hooks.ReceivedLine(protocol, comment, f"({security} encrypted) " if security else "")
+        tls = str(self.security) if self.security is not None else ""
+        return _received_line(tls, self._identity, utf8=self._utf8, lmtp=self._lmtp, esmtp=self._esmtp)
 
     def _headers_end(self) -> Generator[Event, Result, Reply | None]:
         """Ask at the end of the header; give what is to be said when the content has ended."""
         if "data_headers_end" not in self._wanted:
             return None
-        answer, texts = result = yield hooks.DataHeadersEnd()
+        answer, texts, _ = result = yield hooks.DataHeadersEnd()
         verdict = VERDICTS["data_headers_end"][answer]
         if verdict.reply is not None and not verdict.close:
             return replace(verdict.reply, text="\n".join(texts)) if texts and verdict.plugin_text else verdict.reply

@@ -21,15 +21,17 @@ from qpsmtpd.protocol import (
     VERDICTS,
     Answer,
     Hook,
+    Reply,
     ReturnCode,
     ScramVerifier,
     Server,
     hooks,
 )
+from qpsmtpd.protocol.conversation import own_reply
 from qpsmtpd.session.connection import Connection
 from qpsmtpd.session.effects import Await, CallBlocking, Effect, Effects, Pause
 from qpsmtpd.session.transaction import Transaction
-from qpsmtpd.site import Entry, Kind, Settings, Site, current_session, no_result
+from qpsmtpd.site import PLAIN, Entry, Kind, Settings, Site, current_session, no_result
 
 __all__ = ["NO_OPINION", "PARSE_HOOKS", "Asking", "Chains", "Texts"]
 
@@ -67,6 +69,7 @@ class Chains:
         self._settings = settings
         self._chains = site.chains
         self._watched = not _WATCHERS.isdisjoint(site.chains)
+        self._own_reply: Reply | None = None  # what a plugin has prepared for the command of the moment
         self._early = b""  # what came while a hook was pausing
         self._parser: tuple[Entry, Callable[..., object]] | None = None  # what the last parse hook has given
 
@@ -82,17 +85,18 @@ class Chains:
         answer: ReturnCode = DECLINED
         texts: Texts = ()
         queueing = name in _QUEUEING
+        self._run_as(name)
         for entry in self._chains.get(name, ()):
             if queueing and not self.transaction.recipients:
-                self._server.respond(554, _NOBODY_LEFT)
+                self.respond(554, _NOBODY_LEFT)
                 return DONE, ()
-            self.hook_name = name
-            current_session.set(self)
+            given = arguments if entry.arguments == len(arguments) else arguments[: entry.arguments]
             try:
-                if entry.kind is Kind.PLAIN:
-                    result = entry.method(*arguments[: entry.arguments])
+                if entry.kind is PLAIN:
+                    result = entry.method(*given)
                 else:
-                    result = yield from self._wait_for(entry, arguments[: entry.arguments])
+                    result = yield from self._wait_for(entry, given)
+                    self._run_as(name)
                 if isinstance(result, ReturnCode):
                     answer, texts = result, ()
                 elif result is None:
@@ -104,21 +108,29 @@ class Chains:
                     if name == _SECRET and texts:
                         ScramVerifier.parse(texts[0])
             except Exception:  # noqa: BLE001 - a plugin may raise anything
-                current_session.set(self)
+                self._run_as(name)
                 self._site.log_failure(name, entry.name, "the hook")
                 if VERDICTS[name][FAILED].reply is None:
                     continue
                 return FAILED, ()
-            kept = results.setdefault(entry.name, {})
-            if isinstance(kept, dict):  # else the plugin has a note of its own under this name
+            kept = results.get(entry.name)
+            if kept is None:
+                results[entry.name] = {entry.note: _KEPT[answer]}
+            elif isinstance(kept, dict):  # else the plugin has a note of its own under this name
                 kept[entry.note] = _KEPT[answer]
             if self._watched and name not in _WATCHERS:
                 first = texts[0] if texts and name != _SECRET else ""
                 watcher = hooks.Deny if answer in REFUSALS else hooks.Ok
                 yield from self._ask(watcher(entry.name, answer, first))
+                self._run_as(name)
             if answer is not DECLINED:
                 return answer, texts
         return DECLINED, texts
+
+    def _run_as(self, hook: str) -> None:
+        """Let what runs now know whose hook it is; again after every wait, as others have run meanwhile."""
+        self.hook_name = hook
+        current_session.set(self)
 
     def _parse(self, hook: hooks.ParseHook) -> Asking:
         """Run the chain of a parse hook, then the parser that it has given.
@@ -175,17 +187,18 @@ class Chains:
         """A hook's result as code and texts. Raises TypeError for what is none."""
         if result is None or isinstance(result, ReturnCode):
             return result or DECLINED, ()
-        kind = type(result).__name__
         if isinstance(result, tuple) and result:
             code, *given = cast("tuple[object, ...]", result)
             if given and callable(given[0]) and hook in PARSE_HOOKS:
                 self._parser = entry, given[0]
                 del given[0]
-            texts = tuple(text for text in given if isinstance(text, str))
+            texts = tuple([text for text in given if isinstance(text, str)])
             if isinstance(code, ReturnCode) and len(texts) == len(given) - given.count(None):
                 return code, texts
-        raise no_result(kind if hook.startswith("auth") else f"{result!r}")  # a password must not reach the log
+        raise no_result(
+            type(result).__name__ if hook.startswith("auth") else f"{result!r}"
+        )  # a password must not reach the log
 
     def respond(self, code: int, *lines: str) -> None:
         """Prepare the plugin's own reply to the command; it is sent if the plugin returns DONE."""
-        self._server.respond(code, *lines)
+        self._own_reply = own_reply(code, lines)

@@ -25,7 +25,7 @@ _FIELD = re.compile(rb"[^\r\n]*(?:\r\n[ \t][^\r\n]*)*(?:\r\n|$)")
 _NAME = re.compile(rb"[!-9;-~]+(?=[ \t]*:)")
 _FIELD_NAME = re.compile(r"[!-9;-~]+")
 _NO_FIELD_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udc7f\udd00-\udfff]")
-_MBOX_LINE, _MBOX_NAME = b"From ", "Mail-From"
+_MBOX_LINE, _MBOX_NAME, _MBOX_PLACE = b"From ", "Mail-From", b"mail-from"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +100,10 @@ class Header:
 
     def take(self, name: str) -> list[str]:
         """Remove all fields of this name; give their bodies, top to bottom."""
+        if not self._places(name):
+            return []
         bodies = self.get_all(name)
-        if bodies:
-            self.delete(name)
+        self.delete(name)
         return bodies
 
     def replace(self, name: str, value: str) -> None:
@@ -124,7 +125,7 @@ class Header:
 
     def _places(self, name: str) -> list[int]:
         wanted = name.lower().encode()
-        if wanted == _MBOX_NAME.lower().encode():
+        if wanted == _MBOX_PLACE:
             return [index for index, raw in enumerate(self._fields()) if Field(raw).name.lower() == name.lower()]
         if self._split is None and wanted not in self._raw.lower():
             return []  # most fields that are looked for are not there, and need no splitting
@@ -244,8 +245,8 @@ class Message:
             with contextlib.suppress(OSError):  # octets that did not fit the disk
                 self._file.close()
             self._file = None
-        self._rest.clear()
-        self._header_raw.clear()
+        self._rest = []
+        self._header_raw = []
 
 
 class _Window(io.RawIOBase):

@@ -19,7 +19,6 @@ from typing import ClassVar, cast
 from qpsmtpd.logs import LOGERROR, LOGINFO, LOGWARN
 from qpsmtpd.networks import is_listed
 from qpsmtpd.protocol import (
-    CLOSED,
     DRAIN,
     FAILED,
     NEED_DATA,
@@ -38,10 +37,11 @@ from qpsmtpd.protocol import (
     XClient,
     hooks,
 )
+from qpsmtpd.protocol.conversation import FAILURE, NOTHING, HangUp, Result
 from qpsmtpd.session.arrival import read_proxy_header, shake_hands
-from qpsmtpd.session.chain import NO_OPINION, PARSE_HOOKS, Asking, Chains, Texts
+from qpsmtpd.session.chain import PARSE_HOOKS, Asking, Chains, Texts
 from qpsmtpd.session.connection import Connection, Peer, plain_address
-from qpsmtpd.session.effects import SHUTTING_DOWN, TIMED_OUT, Close, Effect, Flush, Receive
+from qpsmtpd.session.effects import SHUTTING_DOWN, Close, Effect, Flush, Interruption, Receive
 from qpsmtpd.session.role import MX, Role
 from qpsmtpd.session.tls import TlsChannel, TlsError
 from qpsmtpd.session.trace import authentication_results_field, from_clause, received_field
@@ -195,33 +195,47 @@ class Session(Chains):
 
     def _serve(self) -> Generator[Effect, object, None]:
         server = self._server
+        talk = server.conversation
+        chains, special, own_part = self._chains, self._special, self._OWN
+        step: Callable[..., Event] = talk.send
+        given: Result | HangUp = NOTHING
         while True:
-            event = server.next_event()
-            if event is NEED_DATA:
-                early, self._early = self._early, b""
-                self._take(early or (yield self._next_receive()))
+            try:
+                event = step(given)
+            except StopIteration:
+                return
+            step, given = talk.send, NOTHING
+            if event is NEED_DATA or event is DRAIN:
+                if event is DRAIN:
+                    outcome: object = yield Flush(self._settings.command_timeout)
+                elif self._early:
+                    outcome, self._early = self._early, b""
+                else:
+                    outcome = yield self._next_receive()
+                if isinstance(outcome, bytes):
+                    if self._tls is None:
+                        server.receive_data(outcome)
+                    else:
+                        self._decrypt(self._tls, outcome)
+                elif isinstance(outcome, Interruption):
+                    step, given = talk.throw, HangUp(self._goodbye(outcome))
             elif isinstance(event, Content):
                 self._keep(event)
             elif isinstance(event, Hook):
                 name = event.name
                 if self._in_header:
                     self._end_header()
-                answer, texts = NO_OPINION
                 if self._broken is not None and VERDICTS[name][FAILED].reply is not None:
-                    answer = FAILED
-                elif name in self._chains:
-                    ask = self._asked if name in self._special else self._ask
-                    answer, texts = yield from ask(event)
-                if answer is FAILED:
-                    server.fail()
+                    given = FAILURE
                     continue
-                if name in self._OWN:
-                    self._OWN[name](self, event, answer, texts)
-                server.answer(answer, *texts)
-            elif event is DRAIN:
-                self._take((yield Flush(self._settings.command_timeout)))
-            elif event is CLOSED:
-                return
+                if name in chains:
+                    self._own_reply = None
+                    answer, texts = yield from (self._asked(event) if name in special else self._ask(event))
+                    given = answer, texts, self._own_reply
+                    if answer is FAILED:
+                        continue
+                if name in own_part:
+                    own_part[name](self, event, given[0], given[1])
             else:
                 yield from self._heard(event)
 
@@ -249,22 +263,19 @@ class Session(Chains):
     def _next_receive(self) -> Receive:
         receive = self._next_content if self._server.in_content else self._next_command
         left = self._deadline - self._clock()
-        self._last_chance = left < receive.timeout
-        return Receive(max(left, 0.0)) if self._last_chance else receive
+        if left >= receive.timeout:
+            self._last_chance = False
+            return receive
+        self._last_chance = True
+        return Receive(max(left, 0.0))
 
-    def _take(self, outcome: object) -> None:
-        if isinstance(outcome, bytes):
-            if self._tls is not None:
-                self._tls.receive_data(outcome)
-                self._decrypt(self._tls)
-            else:
-                self._server.receive_data(outcome)
-        elif outcome is SHUTTING_DOWN:
-            self._server.hang_up(_SHUTDOWN)
-        elif outcome is TIMED_OUT:
-            expired = self._last_chance  # not by the clock: a loop's timer may be early by its granularity
-            self._log(LOGINFO, "fail, session limit" if expired else "fail, timeout")
-            self._server.hang_up(_TOO_LONG if expired else _TIMEOUT)
+    def _goodbye(self, why: Interruption) -> Reply:
+        """What to hang up with."""
+        if why is SHUTTING_DOWN:
+            return _SHUTDOWN
+        expired = self._last_chance  # not by the clock: a loop's timer may be early by its granularity
+        self._log(LOGINFO, "fail, session limit" if expired else "fail, timeout")
+        return _TOO_LONG if expired else _TIMEOUT
 
     # Encryption, and who the client is
 
@@ -284,13 +295,15 @@ class Session(Chains):
             return False
         self._tls = channel
         self._secure(channel.security)
-        self._decrypt(channel)  # the client may have sent more with the last flight of its handshake
+        self._decrypt(channel, b"")  # the client may have sent more with the last flight of its handshake
         return True
 
     def _send(self, data: bytes) -> None:
         self._output += data
 
-    def _decrypt(self, channel: TlsChannel) -> None:
+    def _decrypt(self, channel: TlsChannel, data: bytes) -> None:
+        if data:
+            channel.receive_data(data)
         try:
             while plain := channel.read():
                 self._server.receive_data(plain)

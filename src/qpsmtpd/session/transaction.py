@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from qpsmtpd.protocol import NULL_PATH, Mailbox, Parameters
+from qpsmtpd.protocol.commands import NO_PARAMETERS
 from qpsmtpd.session.message import Header, Message
 
 __all__ = ["Recipient", "Transaction"]
@@ -31,20 +32,23 @@ class _Accepted(NamedTuple):
 class Transaction:
     """One mail transaction. One exists from the start of a session, without a sender."""
 
+    sender: Mailbox | None = None
+    """The reverse-path, once MAIL has been accepted."""
+
+    sender_parameters: Parameters = NO_PARAMETERS
+    """The ESMTP parameters of MAIL."""
+
+    _accepted = 0  # RCPT commands
+    _only: int | None = None  # the one RCPT whose recipients are shown
+    _message: Message | None = None
+
     def __init__(self, identity: str, threshold: int, spool_dir: Callable[[], Path]) -> None:
         self.id = identity
         """Names this transaction in the log and in its trace field."""
-        self.sender: Mailbox | None = None
-        """The reverse-path, once MAIL has been accepted."""
-        self.sender_parameters: Parameters = {}
-        """The ESMTP parameters of MAIL."""
         self.notes: dict[str, object] = {}
         """Whatever plugins keep about this transaction."""
         self._recipients: list[_Accepted] = []
-        self._accepted = 0  # RCPT commands
-        self._only: int | None = None  # the one RCPT whose recipients are shown
         self._replaced: dict[Mailbox, Mailbox] = {}  # recipients that are still being decided
-        self._message: Message | None = None
         self._threshold = threshold
         self._spool_dir = spool_dir
         self._temporary: list[Path] = []
@@ -83,7 +87,9 @@ class Transaction:
 
     def accept_recipient(self, mailbox: Mailbox, parameters: Parameters) -> None:
         """Add the recipient of a RCPT that has been accepted."""
-        self._recipients.append(_Accepted(self._replaced.pop(mailbox, mailbox), parameters, self._accepted))
+        if self._replaced:
+            mailbox = self._replaced.pop(mailbox, mailbox)
+        self._recipients.append(_Accepted(mailbox, parameters, self._accepted))
         self._accepted += 1
 
     def add_recipient(self, mailbox: Mailbox, parameters: Parameters | None = None) -> None:
