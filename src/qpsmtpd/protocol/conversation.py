@@ -202,8 +202,11 @@ class Conversation:
 
     def data_to_send(self) -> bytes:
         """The replies that wait to be sent; they are then forgotten here."""
-        data = bytes(self._output)
-        self._output.clear()
+        output = self._output
+        if not output:
+            return b""
+        data = bytes(output)
+        output.clear()
         return data
 
     @property
@@ -220,12 +223,12 @@ class Conversation:
     # The conversation
 
     def _converse(self) -> Script:
-        limits, output = self._limits, self._output
+        limits, input_, output = self._limits, self._input, self._output
         try:
             yield NEED_DATA  # taken by __init__, so that `hang_up` can reach the conversation
             yield from self._ask(hooks.Connect, subject=self._greeting)
             while not self._closing:
-                line = self._line(limits.command_line)
+                line = self._line(limits.command_line) if input_ else None
                 if line is None:
                     if self._eof:
                         self._closing = True

@@ -5,14 +5,15 @@ CRLF `.` CRLF and at nothing else, where the CRLF of the DATA line counts as the
 a server that takes less (LF `.` CRLF, CR `.` CR, ...) can be made to see two messages where
 its neighbour sees one. A dot at the start of a line, after CRLF only, is removed.
 
-Everything works on chunks as they come, in C: one search for CRLF `.`, and only where that
-is found one for the end and one replacement. What could be the beginning of an end mark or
-of a CRLF stays in the buffer until more has come, so that the cuts of the stream never show.
+Everything works on chunks as they come, in C: one search for the end, one cut at each CRLF
+`.`. Both go from the right, where CPython's search is twice as fast. What could be the
+beginning of an end mark or of a CRLF stays in the buffer until more has come, so that the cuts
+of the stream never show.
 
-Content with a bare CR or LF is refused (three counts find it), and so is content over its
-limit. The rest is then searched for its end, but not kept, so that the dialogue stays in
-step. One thing is answered at once, as the original does: a dot alone on a line that ends
-in a bare LF. That client believes it has finished and would wait for ever.
+Content with a bare CR or LF is refused (there are then more of them than belong to a CRLF),
+and so is content over its limit. The rest is then searched for its end, but not kept, so that
+the dialogue stays in step. One thing is answered at once, as the original does: a dot alone on
+a line that ends in a bare LF. That client believes it has finished and would wait for ever.
 
 Chunks (RFC 3030) are counted instead of searched; what their octets may be is the same.
 """
@@ -25,6 +26,7 @@ __all__ = ["ChunkReader", "ContentReader", "HeaderSplitter", "LineEndings", "Mar
 _BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _END = re.compile(rb"\r\n\.\r\n")
 _END_OR_BARE_DOT = re.compile(rb"\r\n\.\r\n|\n\.\n")
+_OTHERS = bytes(set(range(256)) - set(b"\r\n"))
 _CONTEXT = 4  # octets before a cut that may belong to a mark: CR LF . CR
 
 
@@ -81,20 +83,18 @@ class ContentReader:
             if len(buffer) < 3 and b".\r\n".startswith(buffer):
                 return b"", _MORE
             start = 1
-        stuffed = buffer.find(b"\r\n.", start)
-        end = buffer.find(b"\r\n.\r\n", stuffed) if stuffed >= 0 else -1
-        if end >= 0:
+        end = buffer.rfind(b"\r\n.\r\n", start)
+        if end >= 0:  # seldom the case, and then the first one counts
+            end = buffer.find(b"\r\n.\r\n", start)
             stop, consumed = end + 2, end + 5
         else:
             stop = consumed = self._certain(buffer, start)
         data = bytes(buffer[start:stop])
-        lines = data.count(b"\r\n")
-        bare = not lines == data.count(b"\n") == data.count(b"\r")
-        if bare and not self._normalize:
+        lines = _count_lines(data)
+        if lines < 0 and not self._normalize:
             return self._refuse_bare(buffer, start, data)
-        if stuffed >= 0 and stuffed != end:
-            data = data.replace(b"\r\n.", b"\r\n")
-        if bare:
+        data = b"\r\n".join(data.rsplit(b"\r\n."))
+        if lines < 0:
             data = normalized(data)
             lines = data.count(b"\r\n")
         if self._room is not None:
@@ -252,7 +252,13 @@ def _first(data: bytes, size: int) -> bytes:
 
 def has_bare(data: bytes) -> bool:
     """Whether data holds a CR or LF that is not part of a CRLF."""
-    return not data.count(b"\r\n") == data.count(b"\n") == data.count(b"\r")
+    return _count_lines(data) < 0
+
+
+def _count_lines(data: bytes) -> int:
+    """How many CRLF there are in data; -1 if it holds another CR or LF."""
+    count = data.count(b"\r\n")
+    return count if len(data.translate(None, _OTHERS)) == 2 * count else -1
 
 
 def normalized(data: bytes) -> bytes:

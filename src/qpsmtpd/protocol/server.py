@@ -287,9 +287,11 @@ class Server(Authenticating):
         if not text or text.find("\r") != len(text) - 1:
             return self._bad_line(line, BARE_LINE_END)
         verb, blank, argument = text[:-1].partition(" ")
-        argument = argument.lstrip(" ")
-        # Some letters outside ASCII have an upper case within.
-        command = self._offer.commands.get(verb.upper()) if verb.isascii() else None
+        if argument[:1] == " ":
+            argument = argument.lstrip(" ")
+        command = self._offer.commands.get(verb)
+        if command is None and verb.isascii():  # some letters outside have an upper case within
+            command = self._offer.commands.get(verb.upper())
         if command is None:
             if verb[4:5].isspace() and verb[:4].upper() == "BDAT" and "BDAT" in self._offer.commands:
                 return self._out_of_step()
@@ -463,11 +465,11 @@ class Server(Authenticating):
         if parsed is None:
             return None
         if isinstance(parsed, SyntaxProblem):
-            problem = parsed
-        else:
-            problem = self._unfit(command, parsed[1]) if parsed[1] else None
-            if problem is None:
-                return parsed
+            self._refuse(parsed.reply)
+            return None
+        problem = self._unfit(command, parsed[1]) if parsed[1] else None
+        if problem is None:
+            return parsed
         self._refuse(problem.reply)
         return None
 
@@ -491,12 +493,12 @@ class Server(Authenticating):
     def _mailbox(self, path: str) -> Mailbox | None:
         """The mailbox in a path; None if it has been refused."""
         mailbox = parse_path(path)
-        if isinstance(mailbox, SyntaxProblem):
-            self._refuse(mailbox.reply)
-        elif not path.isascii() and not self._utf8:
+        if isinstance(mailbox, Mailbox):
+            if self._utf8 or path.isascii():
+                return mailbox
             self._refuse(_NEEDS_SMTPUTF8)
         else:
-            return mailbox
+            self._refuse(mailbox.reply)
         return None
 
     def _data(self, argument: str) -> Script:
@@ -721,7 +723,7 @@ class Server(Authenticating):
     # The transaction
 
     def _clear_transaction(self) -> None:
-        super()._clear_transaction()
+        self._utf8 = False
         self._recipients = 0
         self._binary = False
         self._incoming = None

@@ -102,6 +102,8 @@ class Connection:
 
 def plain_address(address: str) -> str:
     """An IP address without scope, IPv4 where it is mapped into IPv6; other text as it is."""
+    if ":" not in address and "%" not in address:
+        return address
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -14,7 +14,7 @@ are the site's, and arguments there.
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 from qpsmtpd.logs import LOGERROR, LOGINFO, LOGWARN
 from qpsmtpd.networks import is_listed
@@ -39,7 +39,7 @@ from qpsmtpd.protocol import (
 )
 from qpsmtpd.protocol.conversation import FAILURE, NOTHING, HangUp, Result
 from qpsmtpd.session.arrival import read_proxy_header, shake_hands
-from qpsmtpd.session.chain import PARSE_HOOKS, Asking, Chains, Texts
+from qpsmtpd.session.chain import PARSE_HOOKS, Chains, Texts
 from qpsmtpd.session.connection import Connection, Peer, plain_address
 from qpsmtpd.session.effects import SHUTTING_DOWN, Close, Effect, Flush, Interruption, Receive
 from qpsmtpd.session.role import MX, Role
@@ -66,6 +66,7 @@ class Session(Chains):
         settings = self._settings
         self._role = role
         self._server = self._make_server()
+        self._take: Callable[[bytes], None] = self._server.receive_data  # where what the client sends goes
         self._special = PARSE_HOOKS | {"queue"} if role.lmtp else PARSE_HOOKS
         self._output = b""  # what the protocol has not said: the flights of a TLS handshake, a refusal before it begins
         self._tls: TlsChannel | None = None
@@ -165,7 +166,8 @@ class Session(Chains):
         if header.source is not None and header.destination is not None:
             (host, port), (to, to_port) = header.source, header.destination
             self.connection.peer = Peer(plain_address(host), port, plain_address(to), to_port)
-            self._server = self._make_server()  # what is offered depends on who the client is
+            self._server = self._make_server()  # anew, as what is offered depends on who the client is
+            self._take = self._server.receive_data
         if header.tls is not None:
             self._secure(header.tls)
         return True
@@ -194,11 +196,10 @@ class Session(Chains):
         return Reply(verdict.reply.code, None, "\n".join(texts))
 
     def _serve(self) -> Generator[Effect, object, None]:
-        server = self._server
-        talk = server.conversation
-        chains, special, own_part = self._chains, self._special, self._OWN
+        talk = self._server.conversation
+        chains, own_part = self._chains, self._OWN
         step: Callable[..., Event] = talk.send
-        given: Result | HangUp = NOTHING
+        given: Any = NOTHING  # or what is thrown: HangUp
         while True:
             try:
                 event = step(given)
@@ -206,17 +207,10 @@ class Session(Chains):
                 return
             step, given = talk.send, NOTHING
             if event is NEED_DATA or event is DRAIN:
-                if event is DRAIN:
-                    outcome: object = yield Flush(self._settings.command_timeout)
-                elif self._early:
-                    outcome, self._early = self._early, b""
-                else:
-                    outcome = yield self._next_receive()
+                early, self._early = self._early, b""
+                outcome = early or (yield self._next_wait(event))
                 if isinstance(outcome, bytes):
-                    if self._tls is None:
-                        server.receive_data(outcome)
-                    else:
-                        self._decrypt(self._tls, outcome)
+                    self._take(outcome)
                 elif isinstance(outcome, Interruption):
                     step, given = talk.throw, HangUp(self._goodbye(outcome))
             elif isinstance(event, Content):
@@ -225,28 +219,28 @@ class Session(Chains):
                 name = event.name
                 if self._in_header:
                     self._end_header()
-                if self._broken is not None and VERDICTS[name][FAILED].reply is not None:
-                    given = FAILURE
-                    continue
-                if name in chains:
-                    self._own_reply = None
-                    answer, texts = yield from (self._asked(event) if name in special else self._ask(event))
-                    given = answer, texts, self._own_reply
-                    if answer is FAILED:
-                        continue
-                if name in own_part:
+                if name in chains or self._broken is not None:
+                    given = yield from self._asked(event)
+                if name in own_part and given[0] is not FAILED:
                     own_part[name](self, event, given[0], given[1])
             else:
                 yield from self._heard(event)
 
-    def _asked(self, event: Hook) -> Asking:
-        """Ask a hook that is more than its chain: a parser follows, or it is about one recipient."""
-        if isinstance(event, hooks.ParseHook):
-            return (yield from self._parse(event))
-        self.transaction.narrow(event.recipient if isinstance(event, hooks.Queue) else None)
-        result = yield from self._ask(event)
-        self.transaction.narrow(None)
-        return result
+    def _asked(self, event: Hook) -> Generator[Effect, object, Result]:
+        """Ask a hook in the course of the conversation."""
+        name = event.name
+        if self._broken is not None and VERDICTS[name][FAILED].reply is not None:
+            return FAILURE
+        self._own_reply = None
+        if name not in self._special:
+            answer, texts = yield from self._ask(event)
+        elif isinstance(event, hooks.ParseHook):
+            answer, texts = yield from self._parse(event)
+        else:
+            self.transaction.narrow(event.recipient if isinstance(event, hooks.Queue) else None)
+            answer, texts = yield from self._ask(event)
+            self.transaction.narrow(None)
+        return answer, texts, self._own_reply
 
     def _heard(self, event: Event) -> Generator[Effect, object, None]:
         """Act on what the protocol has to tell about the client."""
@@ -260,7 +254,9 @@ class Session(Chains):
             else:
                 self._server.receive_data(b"")
 
-    def _next_receive(self) -> Receive:
+    def _next_wait(self, event: Event) -> Receive | Flush:
+        if event is DRAIN:
+            return Flush(self._settings.command_timeout)
         receive = self._next_content if self._server.in_content else self._next_command
         left = self._deadline - self._clock()
         if left >= receive.timeout:
@@ -293,17 +289,20 @@ class Session(Chains):
             self._log(LOGINFO, f"fail, TLS handshake: {failure}")
             self._out_of_tls = True
             return False
-        self._tls = channel
+        self._tls, self._take = channel, self._take_ciphertext
         self._secure(channel.security)
-        self._decrypt(channel, b"")  # the client may have sent more with the last flight of its handshake
+        self._decrypt(channel)  # the client may have sent more with the last flight of its handshake
         return True
 
     def _send(self, data: bytes) -> None:
         self._output += data
 
-    def _decrypt(self, channel: TlsChannel, data: bytes) -> None:
-        if data:
-            channel.receive_data(data)
+    def _take_ciphertext(self, data: bytes) -> None:
+        assert self._tls is not None
+        self._tls.receive_data(data)
+        self._decrypt(self._tls)
+
+    def _decrypt(self, channel: TlsChannel) -> None:
         try:
             while plain := channel.read():
                 self._server.receive_data(plain)

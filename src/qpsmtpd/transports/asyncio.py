@@ -1,16 +1,16 @@
-"""The asyncio driver: a `BufferedProtocol`, without a task for each connection.
+"""The asyncio driver: the loop's own callbacks, without a task for each connection.
 
-The session is driven from the loop's own callbacks; a task is made only where a hook is to
-be awaited. All connections of a server read into one buffer: between `get_buffer` and
-`buffer_updated` nothing else runs.
+A connection is a socket that the loop watches (`add_reader`, which every loop has but Windows'
+proactor); reading and writing are plain calls. Compared with asyncio's transports this saves a
+task and three objects a connection, and three calls a read. A future is waited for only where a
+hook is.
 """
 
 import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncGenerator, Callable, Iterable
-from functools import partial
-from typing import cast
+from concurrent.futures import ThreadPoolExecutor
 
 from qpsmtpd.session.effects import (
     SHUTTING_DOWN,
@@ -27,21 +27,24 @@ from qpsmtpd.session.role import Role
 from qpsmtpd.session.session import Session
 from qpsmtpd.site import Site
 from qpsmtpd.transports.sockets import (
-    BACKLOG,
     GRACE,
     LINGER,
     RECEIVE_SIZE,
+    THREADS,
     Address,
     Bound,
     Place,
     bind,
     bound_address,
+    no_delay,
     peer_of,
 )
 
 __all__ = ["Listening", "listen", "serve"]
 
 _PENDING = object()
+_AT_ONCE = 16  # connections accepted before the others have their turn
+_RETRY = 0.1  # seconds until connections are accepted again, when there were no descriptors left
 
 
 class Listening:
@@ -50,25 +53,27 @@ class Listening:
     def __init__(self, site: Site) -> None:
         self.addresses: list[Address] = []
         """Where it listens."""
-        self._site = site
-        self._servers: list[asyncio.Server] = []
+        self.site = site
+        self.loop = asyncio.get_running_loop()
+        self.threads = ThreadPoolExecutor(THREADS, "qpsmtpd")
+        self._listeners: list[socket.socket] = []
         self._links: set[_Link] = set()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._buffer = memoryview(bytearray(RECEIVE_SIZE))
 
-    async def start(self, sockets: Iterable[Bound]) -> None:
+    def start(self, sockets: Iterable[Bound]) -> None:
         """Begin to accept on these sockets."""
-        loop = asyncio.get_running_loop()
         for listener, role in sockets:
             self.addresses.append(bound_address(listener))
-            create = loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
-            self._servers.append(await create(partial(self._make_link, role), sock=listener, backlog=BACKLOG))
+            self._listeners.append(listener)
+            self._watch(listener, role)
 
     async def stop(self, grace: float = GRACE) -> None:
         """Accept no more; let sessions finish for `grace` seconds, then tell them 421."""
-        for server in self._servers:
-            server.close()
+        while self._listeners:
+            listener = self._listeners.pop()
+            self.loop.remove_reader(listener)
+            listener.close()
         for seconds in (grace, LINGER):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), seconds)
@@ -76,96 +81,95 @@ class Listening:
                 link.shut_down()
         for link in list(self._links):
             link.abort()
+        self.threads.shutdown(wait=False, cancel_futures=True)
 
-    def _make_link(self, role: Role) -> "_Link":
-        link = _Link(self._site, role, self._buffer, self._forget)
-        self._links.add(link)
-        self._idle.clear()
-        return link
-
-    def _forget(self, link: "_Link") -> None:
+    def forget(self, link: "_Link") -> None:
+        """Take leave of a connection that has ended."""
         self._links.discard(link)
         if not self._links:
             self._idle.set()
 
+    def _watch(self, listener: socket.socket, role: Role) -> None:
+        if listener in self._listeners:
+            self.loop.add_reader(listener, self._accept, listener, role)
 
-class _Link(asyncio.BufferedProtocol):
-    """One connection: the session's effects performed with asyncio's callbacks.
+    def _accept(self, listener: socket.socket, role: Role) -> None:
+        for _ in range(_AT_ONCE):
+            try:
+                connection, _ = listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:  # out of descriptors: give it a moment
+                self.site.log_failure("", "", f"accepting a connection ({error.strerror})")
+                self.loop.remove_reader(listener)
+                self.loop.call_later(_RETRY, self._watch, listener, role)
+                return
+            link = _Link(self, connection, role)
+            self._links.add(link)
+            self._idle.clear()
+            link.begin()
 
-    Either the session waits (`_waiting` is its effect), and the next callback that fits
-    goes on with it; or it does not, and what comes meanwhile is held in `_held`.
+
+class _Link:
+    """One connection: the session's effects performed with the loop's callbacks.
+
+    Either the session waits (`_waiting` is its effect), and the next callback that fits goes on
+    with it; or a hook runs that is waited for (`_future`), and nothing is read meanwhile.
     """
 
-    def __init__(self, site: Site, role: Role, buffer: memoryview, forget: Callable[["_Link"], None]) -> None:
-        self._site = site
+    __slots__ = (
+        "_alarm",
+        "_closed",
+        "_closing",
+        "_deadline",
+        "_done",
+        "_eof",
+        "_future",
+        "_linger",
+        "_loop",
+        "_owner",
+        "_reading",
+        "_released",
+        "_role",
+        "_run",
+        "_session",
+        "_socket",
+        "_stopping",
+        "_timer",
+        "_unsent",
+        "_waiting",
+    )
+
+    def __init__(self, owner: Listening, connection: socket.socket, role: Role) -> None:
+        self._owner = owner
+        self._loop = owner.loop
+        self._socket = connection
         self._role = role
-        self._buffer = buffer
-        self._forget = forget
-        self._loop = asyncio.get_running_loop()
         self._waiting: Effect | None = None
-        self._held = b""
+        self._future: asyncio.Future[object] | None = None
+        self._unsent = b""  # what the client has not taken yet
         self._eof = False
+        self._reading = False
         self._stopping = False
-        self._blocked = False  # the peer does not read
         self._deadline = 0.0
+        self._alarm = 0.0  # when the timer goes off
         self._timer: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[None] | None = None
         self._closing: asyncio.TimerHandle | None = None
-        self._reading = True
-        self._closed = self._lost = self._done = False
+        self._closed = self._linger = self._released = self._done = False
 
-    # What the loop calls
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
+    def begin(self) -> None:
+        """Start the session."""
         try:
-            self._session = Session(self._site, peer_of(self._transport.get_extra_info("socket")), self._role)
-        except Exception:  # noqa: BLE001 - settings that have gone bad
-            self._site.log_failure("", "", "beginning a session")
+            self._socket.setblocking(False)
+            no_delay(self._socket)
+            self._session = Session(self._owner.site, peer_of(self._socket), self._role)
+        except Exception:  # noqa: BLE001 - settings that have gone bad, or a client that has gone
+            self._owner.site.log_failure("", "", "beginning a session")
             self._done = True
-            self._transport.abort()
+            self._release()
         else:
             self._run = self._session.run()
             self._go(self._run.send, None)
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        del sizehint
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        if self._closed:
-            return
-        data = bytes(self._buffer[:nbytes])
-        waiting = self._waiting
-        if self._reads(waiting) and not self._blocked:
-            self._go(self._run.send, data)
-        else:
-            self._held += data
-            self._set_reading(False)
-
-    def eof_received(self) -> bool:
-        self._eof = True
-        if self._closed:
-            return False
-        if isinstance(self._waiting, Receive) and not self._blocked:
-            self._go(self._run.send, b"")
-        return not self._closed
-
-    def pause_writing(self) -> None:
-        self._blocked = True
-
-    def resume_writing(self) -> None:
-        self._blocked = False
-        if isinstance(self._waiting, Receive | Flush):
-            self._go_on_with(self._waiting)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        del exc  # a client that vanishes is a client that has finished
-        self._eof = self._closed = self._lost = True
-        self._blocked = False
-        if isinstance(self._waiting, Receive | Flush | Pause):
-            self._go(self._run.send, b"")
-        self._end_if_done()
 
     # What the server calls
 
@@ -177,46 +181,108 @@ class _Link(asyncio.BufferedProtocol):
 
     def abort(self) -> None:
         """End the session at once."""
-        if self._task is not None:
-            self._task.cancel()
+        future, self._future, self._waiting = self._future, None, None
+        if future is not None:
+            future.cancel()
         if not self._done:
             self._run.close()
-        self._waiting, self._done = None, True
-        self._transport.abort()
+            self._done = True
+        self._release()
+
+    # What the loop calls
+
+    def _readable(self) -> None:
+        if self._closed:
+            self._drain()
+        elif self._unsent or not (isinstance(self._waiting, Receive) or _listens(self._waiting)):
+            self._set_reading(False)
+        else:
+            try:
+                data = self._socket.recv(RECEIVE_SIZE)
+            except BlockingIOError:
+                return
+            except OSError:  # a client that vanishes is a client that has finished
+                data = b""
+            if not data:
+                self._end_input()
+            self._go(self._run.send, data)
+
+    def _writable(self) -> None:
+        unsent, self._unsent = self._unsent, b""
+        self._loop.remove_writer(self._socket)
+        self._write(unsent)
+        if self._unsent:
+            return
+        if self._closed:
+            self._say_goodbye()
+        elif isinstance(self._waiting, Receive | Flush):
+            outcome = self._ready(self._waiting, max(0.0, self._deadline - self._loop.time()))
+            if outcome is not _PENDING:
+                self._go(self._run.send, outcome)
+
+    def _expired(self) -> None:
+        self._timer = None
+        if self._loop.time() < self._deadline:  # it has been put off meanwhile
+            self._set_timer()
+        elif self._future is not None:
+            future, self._future = self._future, None
+            future.cancel()
+            self._go(self._run.throw, TimeoutError())
+        elif isinstance(self._waiting, Receive | Flush | Pause):
+            self._go(self._run.send, b"" if isinstance(self._waiting, Pause) else TIMED_OUT)
+
+    def _finished(self, future: "asyncio.Future[object]") -> None:
+        """Go on with a hook's result."""
+        cancelled = future.cancelled()
+        error = None if cancelled else future.exception()
+        if future is not self._future:
+            return  # nobody waits for it any more
+        self._future = None
+        if cancelled:
+            self.abort()
+        elif error is not None:
+            self._go(self._run.throw, error)
+        else:
+            self._go(self._run.send, future.result())
 
     # The session's effects
 
     def _go(self, step: Callable[..., Effect], outcome: object) -> None:
         """Drive the session until it waits for something."""
         self._waiting = None
+        send = self._run.send
         try:
             while True:
                 effect = step(outcome)
-                step = self._run.send
+                step = send
                 data = self._session.data_to_send()
-                if data and not self._lost:
-                    self._transport.write(data)
-                outcome = self._begin(effect)
+                if data:
+                    self._write(data)
+                outcome = self._perform(effect)
                 if outcome is _PENDING:
                     self._waiting = effect
                     return
         except StopIteration:
             self._done = True
         except Exception:  # noqa: BLE001 - a fault of ours must not take other sessions along
-            self._site.log_failure("", "", "the session")
+            self._owner.site.log_failure("", "", "the session")
             self._done = True
-            self._transport.abort()
+            self._release()
         self._end_if_done()
 
-    def _begin(self, effect: Effect) -> object:
+    def _perform(self, effect: Effect) -> object:
         """Perform an effect, or begin to: `_PENDING` says that a callback goes on with it."""
+        if isinstance(effect, Receive) and self._reading and not self._unsent and not self._stopping:
+            self._wait_until(self._loop.time() + effect.timeout)  # as nearly always
+            return _PENDING
         match effect:
-            case Receive(timeout=seconds) | Flush(timeout=seconds) | Pause(seconds=seconds):
+            case Receive(seconds) | Flush(seconds) | Pause(seconds):
                 return self._ready(effect, seconds)
-            case Await() | CallBlocking():
-                self._task = self._loop.create_task(self._perform(effect))
-                return _PENDING
-            case Close(linger=linger):
+            case Await(awaitable, seconds):
+                return self._wait_for(asyncio.ensure_future(awaitable), seconds)
+            case CallBlocking(function, seconds):
+                return self._wait_for(self._loop.run_in_executor(self._owner.threads, function), seconds)
+            case Close(linger):
                 self._close(linger=linger)
                 return None
 
@@ -224,90 +290,125 @@ class _Link(asyncio.BufferedProtocol):
         """What an effect that waits for the peer has come to, or `_PENDING`."""
         if self._stopping and not isinstance(effect, Pause):
             return SHUTTING_DOWN
-        if not self._blocked:
+        if not self._unsent:
             if isinstance(effect, Flush):
                 return None
-            if self._reads(effect):
-                if self._held:
-                    data, self._held = self._held, b""
-                    return data
-                if self._eof and isinstance(effect, Receive):
+            if _listens(effect):
+                if self._eof:
                     return b""
-                self._set_reading(True)
-        self._deadline = self._loop.time() + seconds
-        if self._timer is None or self._timer.when() > self._deadline:
-            self._set_timer()
+                if not self._reading:
+                    self._set_reading(True)
+        self._wait_until(self._loop.time() + seconds)
         return _PENDING
 
-    def _reads(self, effect: Effect | None) -> bool:
-        return isinstance(effect, Receive) or (isinstance(effect, Pause) and effect.until_input)
-
-    def _go_on_with(self, effect: Receive | Flush) -> None:
-        outcome = self._ready(effect, max(0.0, self._deadline - self._loop.time()))
-        if outcome is not _PENDING:
-            self._go(self._run.send, outcome)
-
-    async def _perform(self, effect: Await | CallBlocking) -> None:
-        try:
-            async with asyncio.timeout(effect.timeout):
-                if isinstance(effect, Await):
-                    outcome = await effect.awaitable
-                else:
-                    outcome = await self._loop.run_in_executor(None, effect.function)
-        except Exception as error:  # noqa: BLE001 - it is the session's to handle
-            self._go(self._run.throw, error)
-        else:
-            self._go(self._run.send, outcome)
+    def _wait_for(self, future: "asyncio.Future[object]", seconds: float) -> object:
+        self._future = future
+        self._wait_until(self._loop.time() + seconds)
+        future.add_done_callback(self._finished)
+        return _PENDING
 
     # One timer a connection: a later deadline leaves it where it is, and it looks again.
+
+    def _wait_until(self, deadline: float) -> None:
+        self._deadline = deadline
+        if self._timer is None or self._alarm > deadline:
+            self._set_timer()
 
     def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(self._deadline, self._expired)
+        self._alarm = self._deadline
+        self._timer = self._loop.call_at(self._alarm, self._expired)
 
-    def _expired(self) -> None:
-        self._timer = None
-        if isinstance(self._waiting, Receive | Flush | Pause):
-            if self._loop.time() < self._deadline:
-                self._set_timer()
-            else:
-                self._go(self._run.send, b"" if isinstance(self._waiting, Pause) else TIMED_OUT)
+    # The socket
 
     def _set_reading(self, reading: bool) -> None:
-        if reading is not self._reading and not self._eof:
-            self._reading = reading
-            (self._transport.resume_reading if reading else self._transport.pause_reading)()
+        self._reading = reading
+        if reading:
+            self._loop.add_reader(self._socket, self._readable)
+        else:
+            self._loop.remove_reader(self._socket)
+
+    def _end_input(self) -> None:
+        self._eof = True
+        self._set_reading(False)
+
+    def _write(self, data: bytes) -> None:
+        if not self._unsent:
+            try:
+                sent = self._socket.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:  # as in `_readable`
+                self._end_input()
+                return
+            if sent == len(data):
+                return
+            data = data[sent:]
+            self._loop.add_writer(self._socket, self._writable)
+        self._unsent += data
 
     def _close(self, *, linger: bool) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        if linger and not self._eof and self._transport.can_write_eof():
-            self._set_reading(True)
-            try:
-                self._transport.write_eof()
-            except OSError:  # the client has gone, and the loop has not said so yet
-                self._transport.abort()
+        self._closed, self._linger = True, linger
+        if self._unsent:
+            self._release_in(LINGER if linger else GRACE)
         else:
-            self._transport.close()
-        if linger or self._transport.get_write_buffer_size():
-            self._closing = self._loop.call_later(LINGER if linger else GRACE, self._transport.abort)
+            self._say_goodbye()
 
-    def _end_if_done(self) -> None:
-        if not (self._done and self._lost):
+    def _say_goodbye(self) -> None:
+        """All has been sent: close, or let a client that may still be sending read our last reply first."""
+        if self._linger and not self._eof:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_WR)
+                self._release_in(LINGER)
+                if not self._reading:
+                    self._set_reading(True)
+                return
+        self._release()
+
+    def _drain(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            try:
+                if self._socket.recv(RECEIVE_SIZE):
+                    return
+            except ConnectionError:
+                pass
+            self._release()
+
+    def _release_in(self, seconds: float) -> None:
+        if self._closing is not None:
+            self._closing.cancel()
+        self._closing = self._loop.call_later(seconds, self._release)
+
+    def _release(self) -> None:
+        if self._released:
             return
-        for timer in (self._timer, self._closing):
+        self._released = self._closed = self._eof = True
+        for timer in (self._timer if self._future is None else None, self._closing):
             if timer is not None:
                 timer.cancel()
-        self._forget(self)
+        if self._reading:
+            self._set_reading(False)
+        if self._unsent:
+            self._loop.remove_writer(self._socket)
+        self._socket.close()
+        self._end_if_done()
+
+    def _end_if_done(self) -> None:
+        if self._done and self._released:
+            self._owner.forget(self)
+
+
+def _listens(effect: Effect | None) -> bool:
+    """Whether the session wants to hear from the client."""
+    return isinstance(effect, Receive) or (isinstance(effect, Pause) and effect.until_input)
 
 
 @contextlib.asynccontextmanager
 async def listen(site: Site, addresses: Iterable[Place], *, grace: float = GRACE) -> AsyncGenerator[Listening, None]:
     """Serve while the block runs; at its end stop, as `Listening.stop` does. Raises OSError."""
     listening = Listening(site)
-    await listening.start(bind(addresses))
+    listening.start(bind(addresses))
     try:
         yield listening
     finally:

@@ -18,6 +18,7 @@ __all__ = [
     "GRACE",
     "LINGER",
     "RECEIVE_SIZE",
+    "THREADS",
     "Address",
     "Bound",
     "Listener",
@@ -75,6 +76,9 @@ class Bound(NamedTuple):
 
 RECEIVE_SIZE = 65_536
 """Octets read at once. More costs a memory mapping a read in some allocators."""
+
+THREADS = 40
+"""Threads for the hooks that are marked `@blocking`, at most."""
 
 BACKLOG = 1024
 GRACE = 10.0
