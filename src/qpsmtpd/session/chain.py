@@ -195,9 +195,8 @@ class Chains:
             texts = tuple([text for text in given if isinstance(text, str)])
             if isinstance(code, ReturnCode) and len(texts) == len(given) - given.count(None):
                 return code, texts
-        raise no_result(
-            type(result).__name__ if hook.startswith("auth") else f"{result!r}"
-        )  # a password must not reach the log
+        kind: str = type(cast("object", result)).__name__
+        raise no_result(kind if hook.startswith("auth") else f"{result!r}")  # a password must not reach the log
 
     def respond(self, code: int, *lines: str) -> None:
         """Prepare the plugin's own reply to the command; it is sent if the plugin returns DONE."""
