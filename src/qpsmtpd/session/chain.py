@@ -187,6 +187,7 @@ class Chains:
         """A hook's result as code and texts. Raises TypeError for what is none."""
         if result is None or isinstance(result, ReturnCode):
             return result or DECLINED, ()
+        kind = type(result).__name__
         if isinstance(result, tuple) and result:
             code, *given = cast("tuple[object, ...]", result)
             if given and callable(given[0]) and hook in PARSE_HOOKS:
@@ -195,7 +196,6 @@ class Chains:
             texts = tuple([text for text in given if isinstance(text, str)])
             if isinstance(code, ReturnCode) and len(texts) == len(given) - given.count(None):
                 return code, texts
-        kind: str = type(cast("object", result)).__name__
         raise no_result(kind if hook.startswith("auth") else f"{result!r}")  # a password must not reach the log
 
     def respond(self, code: int, *lines: str) -> None:

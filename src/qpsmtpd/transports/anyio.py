@@ -6,7 +6,7 @@ while nobody receives, if the client has sent before the first `receive`.
 
 import contextlib
 import socket
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
 import anyio
 import anyio.abc
@@ -27,7 +27,18 @@ from qpsmtpd.session.effects import (
 from qpsmtpd.session.role import Role
 from qpsmtpd.session.session import Session
 from qpsmtpd.site import Site
-from qpsmtpd.transports.sockets import GRACE, LINGER, RECEIVE_SIZE, Bound, Place, bind, bound_address, no_delay, peer_of
+from qpsmtpd.transports.sockets import (
+    GRACE,
+    LINGER,
+    RECEIVE_SIZE,
+    RETRY,
+    Bound,
+    Place,
+    bind,
+    bound_address,
+    no_delay,
+    peer_of,
+)
 
 __all__ = ["Listening", "listen", "serve"]
 
@@ -72,11 +83,11 @@ class Listening:
                 await anyio.wait_readable(listener)
                 try:
                     connection, _ = listener.accept()
-                except BlockingIOError:
+                except (BlockingIOError, ConnectionAbortedError):
                     continue
-                except OSError as error:  # out of descriptors, or a client that has gone
+                except OSError as error:  # out of descriptors: give it a moment
                     self._site.log_failure("", "", f"accepting a connection ({error.strerror})")
-                    await anyio.sleep(0.1)
+                    await anyio.sleep(RETRY)
                     continue
                 connection.setblocking(False)
                 sessions.start_soon(self._serve, connection, role)
@@ -96,12 +107,18 @@ class Listening:
 
 
 class _Link:
-    """One connection: the session's effects performed by anyio."""
+    """One connection: the session's effects performed by anyio.
+
+    A cancel scope costs as much as the rest of a read, so one serves for many: if it ends a wait
+    too early, as the deadline has been put off meanwhile, the wait goes on in a new one. Nothing
+    is awaited between waiting and reading, so that nothing is lost then.
+    """
 
     def __init__(self, site: Site, connection: socket.socket, role: Role) -> None:
         no_delay(connection)
         self._socket = connection
         self._session = Session(site, peer_of(connection), role)
+        self._unsent = b""
         self._scope: anyio.CancelScope | None = None
         self._stopping = False
 
@@ -113,6 +130,8 @@ class _Link:
         with contextlib.closing(run), contextlib.suppress(StopIteration):
             while True:
                 effect = step(outcome)
+                if isinstance(effect, Receive):
+                    effect = await self._converse(run.send, effect)
                 try:
                     outcome, step = await self._perform(effect), run.send
                 except Exception as error:  # noqa: BLE001 - it is the session's to handle
@@ -124,14 +143,31 @@ class _Link:
         if self._scope is not None:
             self._scope.cancel()
 
+    async def _converse(self, step: Callable[[object], Effect], effect: Effect) -> Effect:
+        """Write and read until the session wants something else; it does so before it ends."""
+        while isinstance(effect, Receive):
+            deadline = anyio.current_time() + effect.timeout
+            while not self._stopping and anyio.current_time() < deadline:
+                with anyio.CancelScope(deadline=deadline) as self._scope:
+                    begun_for = deadline
+                    while True:
+                        effect = step(await self._receive())
+                        if not isinstance(effect, Receive):
+                            return effect
+                        deadline = anyio.current_time() + effect.timeout
+                        if deadline < begun_for:
+                            self._scope.deadline = begun_for = deadline
+            effect = step(self._interruption())
+        return effect
+
     async def _perform(self, effect: Effect) -> object:
         match effect:
-            case Receive(timeout=seconds):
-                return await self._transfer(seconds, read=True)
+            case Receive():
+                raise AssertionError("this is for _converse")
             case Flush(timeout=seconds):
-                return await self._transfer(seconds, read=False)
+                return await self._in_time(seconds, self._write)
             case Pause(seconds=seconds, until_input=until_input):
-                outcome = await self._transfer(seconds, read=until_input)
+                outcome = await self._in_time(seconds, self._receive if until_input else self._write)
                 if not until_input:
                     await anyio.sleep(seconds)
                 return outcome if isinstance(outcome, bytes) else b""
@@ -145,44 +181,51 @@ class _Link:
                 await self._close(linger=linger)
                 return None
 
-    async def _transfer(self, seconds: float, *, read: bool) -> object:
-        """Write what there is, then read if asked to."""
+    async def _in_time(self, seconds: float, transfer: Callable[[], Awaitable[bytes | None]]) -> object:
         if self._stopping:
             return SHUTTING_DOWN
-        with anyio.move_on_after(seconds) as scope:
-            self._scope = scope
-            try:
-                await self._write()
-                return await self._read() if read else None
-            except OSError:  # a client that vanishes is a client that has finished
-                return b"" if read else None
-            finally:
-                self._scope = None
+        with anyio.move_on_after(seconds) as self._scope:
+            return await transfer()
         return self._interruption()
 
     def _interruption(self) -> Interruption:
         return SHUTTING_DOWN if self._stopping else TIMED_OUT
 
-    async def _read(self) -> bytes:
+    async def _receive(self) -> bytes:
+        """Write what there is, then read. A client that vanishes is a client that has finished."""
+        await self._write()
         while True:
             await anyio.wait_readable(self._socket)
-            with contextlib.suppress(BlockingIOError):
+            try:
                 return self._socket.recv(RECEIVE_SIZE)
+            except BlockingIOError:
+                continue
+            except OSError:
+                return b""
 
     async def _write(self) -> None:
-        data = memoryview(self._session.data_to_send())
-        while data:
+        while self._send():
+            await anyio.wait_writable(self._socket)
+
+    def _send(self) -> bool:
+        """Write what the socket takes; whether anything is left."""
+        data = self._unsent + self._session.data_to_send()
+        if data:
             try:
                 data = data[self._socket.send(data) :]
             except BlockingIOError:
-                await anyio.wait_writable(self._socket)
+                pass
+            except OSError:  # as in `_receive`, which will notice
+                data = b""
+        self._unsent = data
+        return bool(data)
 
     async def _close(self, *, linger: bool) -> None:
         with anyio.move_on_after(LINGER), contextlib.suppress(OSError):
             await self._write()
             if linger:
                 self._socket.shutdown(socket.SHUT_WR)
-                while await self._read():
+                while await self._receive():
                     pass
         self._socket.close()
 

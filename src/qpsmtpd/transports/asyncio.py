@@ -30,6 +30,7 @@ from qpsmtpd.transports.sockets import (
     GRACE,
     LINGER,
     RECEIVE_SIZE,
+    RETRY,
     THREADS,
     Address,
     Bound,
@@ -44,7 +45,6 @@ __all__ = ["Listening", "listen", "serve"]
 
 _PENDING = object()
 _AT_ONCE = 16  # connections accepted before the others have their turn
-_RETRY = 0.1  # seconds until connections are accepted again, when there were no descriptors left
 
 
 class Listening:
@@ -102,7 +102,7 @@ class Listening:
             except OSError as error:  # out of descriptors: give it a moment
                 self.site.log_failure("", "", f"accepting a connection ({error.strerror})")
                 self.loop.remove_reader(listener)
-                self.loop.call_later(_RETRY, self._watch, listener, role)
+                self.loop.call_later(RETRY, self._watch, listener, role)
                 return
             link = _Link(self, connection, role)
             self._links.add(link)

@@ -1,13 +1,15 @@
-"""The blocking driver: a thread for each connection, bounded in number.
+"""The blocking driver: a thread for each connection, bounded in number, on a POSIX system.
 
 A hook that is `async def` runs in one anyio event loop, which has a thread of its own from
 the first such hook on; a hook marked `@blocking` is just called.
 """
 
 import contextlib
+import math
 import select
 import selectors
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable
@@ -27,7 +29,18 @@ from qpsmtpd.session.effects import (
 from qpsmtpd.session.role import Role
 from qpsmtpd.session.session import Session
 from qpsmtpd.site import Site
-from qpsmtpd.transports.sockets import GRACE, LINGER, RECEIVE_SIZE, Bound, Place, bind, bound_address, no_delay, peer_of
+from qpsmtpd.transports.sockets import (
+    GRACE,
+    LINGER,
+    RECEIVE_SIZE,
+    RETRY,
+    Bound,
+    Place,
+    bind,
+    bound_address,
+    no_delay,
+    peer_of,
+)
 
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
@@ -35,6 +48,8 @@ if TYPE_CHECKING:
 __all__ = ["Channel", "Link", "Listening", "Portal", "listen", "serve"]
 
 _SPARE = 16  # threads beyond `max_connections`, for those that are told so
+_IDLE = 16  # threads that are kept for clients to come, for each listening socket
+_LOOK = 1.0  # seconds between two looks whether the server stops, while there is no room
 
 
 class Portal:
@@ -64,23 +79,40 @@ class Portal:
 
 
 class Channel:
-    """What bytes come from and go to: a connected socket."""
+    """What bytes come from and go to: a connected socket.
+
+    The kernel keeps the time (`SO_RCVTIMEO`): Python's own timeouts cost two calls of the system
+    more for each read and each write. It is set when it becomes shorter; a wait that it ends too
+    early goes on.
+    """
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
+        self._deadline = 0.0
+        self._set_for = math.inf  # seconds
         no_delay(connection)
 
     def wait_for(self, seconds: float) -> None:
         """Let the next calls take so long. They raise TimeoutError."""
-        self._socket.settimeout(max(seconds, 0.001))
+        self._deadline = time.monotonic() + seconds
+        if seconds < self._set_for:
+            self._set_time(seconds)
 
     def read(self) -> bytes:
         """Some bytes, none at the end of file. Raises OSError."""
-        return self._socket.recv(RECEIVE_SIZE)
+        while True:
+            try:
+                return self._socket.recv(RECEIVE_SIZE)
+            except BlockingIOError:
+                self._look_again()
 
     def write(self, data: bytes) -> None:
         """Write all of it. Raises OSError."""
-        self._socket.sendall(data)
+        while data:
+            try:
+                data = data[self._socket.send(data) :]
+            except BlockingIOError:
+                self._look_again()
 
     def ready(self, seconds: float) -> bool:
         """Whether bytes come within `seconds`."""
@@ -98,38 +130,78 @@ class Channel:
             self._socket.shutdown(socket.SHUT_RD)
 
     def close(self) -> None:
-        """Close it."""
+        """Close it, whoever uses it."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+
+    def _set_time(self, seconds: float) -> None:
+        self._set_for = seconds
+        microseconds = max(int(seconds * 1_000_000), 1)  # 0 would be for ever
+        value = struct.pack("ll", *divmod(microseconds, 1_000_000))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+
+    def _look_again(self) -> None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._set_time(left)
+
+
+class _Door:
+    """A listening socket, and the threads that wait at it."""
+
+    def __init__(self, listener: socket.socket, role: Role, wake: socket.socket) -> None:
+        self.listener = listener
+        self.role = role
+        self.turn = threading.Lock()
+        """Held by the thread that waits for the next client."""
+        self.idle = 0
+        """Threads that wait for a client, or for their turn to do so."""
+        self.counting = threading.Lock()
+        self._poll = select.poll()
+        for each in (listener, wake):
+            self._poll.register(each, select.POLLIN)
+
+    def wait(self) -> None:
+        """Wait for a client, or for the end of the server."""
+        self._poll.poll()
 
 
 class Listening:
-    """A running server."""
+    """A running server.
+
+    A thread takes a client itself, and serves it. One at a time waits for the next client; a few
+    that are idle wait for their turn. To start a thread for each client would cost more than to
+    serve it a message.
+    """
 
     def __init__(self, site: Site, sockets: Iterable[Bound]) -> None:
         self._site = site
-        self._sockets = list(sockets)
-        self.addresses = [bound_address(listener) for listener, _ in self._sockets]
+        # A byte in here wakes the threads that wait for clients.
+        self._wake, self._waker = socket.socketpair()
+        self._doors = [_Door(listener, role, self._wake) for listener, role in sockets]
+        self.addresses = [bound_address(door.listener) for door in self._doors]
         """Where it listens."""
         self._portal = Portal()
         self._links: set[Link] = set()
         self._changed = threading.Condition()
         self._room = threading.Semaphore(site.current_settings().max_connections + _SPARE)
         self._stopping = False
-        # A byte in here wakes the accepting threads, which must not wait for a client to stop.
-        self._wake, self._waker = socket.socketpair()
-        self._threads = [threading.Thread(target=self._accept, args=bound) for bound in self._sockets]
 
     def start(self) -> None:
         """Begin to accept."""
-        for thread in self._threads:
-            thread.start()
+        for door in self._doors:
+            self._start_thread(door)
 
     def stop(self, grace: float = GRACE) -> None:
         """Accept no more; let sessions finish for `grace` seconds, then tell them 421."""
         self._stopping = True
         self._waker.send(b"x")
-        for thread in self._threads:
-            thread.join()
+        for door in self._doors:
+            with door.turn:
+                door.listener.close()
         with self._changed:
             for seconds in (grace, LINGER):
                 self._changed.wait_for(lambda: not self._links, seconds)
@@ -141,22 +213,42 @@ class Listening:
         self._wake.close()
         self._waker.close()
 
-    def _accept(self, listener: socket.socket, role: Role) -> None:
-        with listener:
-            while not self._stopping:
-                select.select([listener, self._wake], [], [])
-                if self._stopping:
+    def _start_thread(self, door: _Door) -> None:
+        with door.counting:
+            door.idle += 1
+        threading.Thread(target=self._work, args=(door,), daemon=True).start()
+
+    def _work(self, door: _Door) -> None:
+        while True:
+            with door.turn:
+                connection = self._next_client(door)
+            if connection is None:
+                return
+            with door.counting:
+                door.idle -= 1
+                nobody_waits = not door.idle
+            if nobody_waits:
+                self._start_thread(door)
+            self._serve(connection, door.role)
+            with door.counting:
+                if door.idle >= _IDLE:
                     return
-                self._room.acquire()
-                try:
-                    connection, _ = listener.accept()
-                except OSError as error:
-                    self._room.release()
-                    if not isinstance(error, BlockingIOError):  # out of descriptors: give it a moment
-                        self._site.log_failure("", "", "accepting a connection")
-                        time.sleep(0.1)
-                    continue
-                threading.Thread(target=self._serve, args=(connection, role), daemon=True).start()
+                door.idle += 1
+
+    def _next_client(self, door: _Door) -> socket.socket | None:
+        """The next client, if there is room for one; None when the server stops."""
+        while not self._stopping:
+            door.wait()
+            if not self._room.acquire(timeout=_LOOK):
+                continue
+            try:
+                return door.listener.accept()[0]
+            except OSError as error:
+                self._room.release()
+                if not isinstance(error, BlockingIOError | ConnectionAbortedError):  # out of descriptors
+                    self._site.log_failure("", "", f"accepting a connection ({error.strerror})")
+                    time.sleep(RETRY)
+        return None
 
     def _serve(self, connection: socket.socket, role: Role) -> None:
         try:
@@ -234,18 +326,22 @@ class Link:
         """Write what there is, then read if asked to."""
         if self._stopping:
             return SHUTTING_DOWN
+        outcome = b"" if read else None
         try:
             self._channel.wait_for(seconds)
             self._write()
-            outcome = self._channel.read() if read else None
+            if read:
+                outcome = self._channel.read()
         except TimeoutError:
             return TIMED_OUT
         except OSError:  # a client that vanishes is a client that has finished
-            return b"" if read else None
-        return SHUTTING_DOWN if self._interrupted(outcome) else outcome
+            pass
+        if outcome:
+            return outcome
+        return SHUTTING_DOWN if self._has_stopped() else outcome
 
-    def _interrupted(self, outcome: bytes | None) -> bool:
-        return self._stopping and not outcome  # `shut_down` makes the end of file
+    def _has_stopped(self) -> bool:
+        return self._stopping  # meanwhile: `shut_down` makes the end of file
 
     def _write(self) -> None:
         data = self._session.data_to_send()

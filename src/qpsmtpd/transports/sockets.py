@@ -18,6 +18,7 @@ __all__ = [
     "GRACE",
     "LINGER",
     "RECEIVE_SIZE",
+    "RETRY",
     "THREADS",
     "Address",
     "Bound",
@@ -83,6 +84,9 @@ THREADS = 40
 BACKLOG = 1024
 GRACE = 10.0
 """Seconds that sessions have to finish when a server stops."""
+RETRY = 0.1
+"""Seconds until connections are accepted again, when there were no descriptors left."""
+
 LINGER = 2.0
 """Seconds that a client has to read the last reply of a server that hangs up on it."""
 

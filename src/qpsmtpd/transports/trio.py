@@ -1,9 +1,13 @@
-"""The trio driver: a task for each connection."""
+"""The trio driver: a task for each connection.
+
+It waits for plain sockets to be ready: trio's own ones read first and then give way to others,
+which costs a second turn of the loop for each read.
+"""
 
 import contextlib
 import math
 import socket
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
 import trio
 
@@ -22,7 +26,18 @@ from qpsmtpd.session.effects import (
 from qpsmtpd.session.role import Role
 from qpsmtpd.session.session import Session
 from qpsmtpd.site import Site
-from qpsmtpd.transports.sockets import GRACE, LINGER, RECEIVE_SIZE, Bound, Place, bind, bound_address, no_delay, peer_of
+from qpsmtpd.transports.sockets import (
+    GRACE,
+    LINGER,
+    RECEIVE_SIZE,
+    RETRY,
+    Bound,
+    Place,
+    bind,
+    bound_address,
+    no_delay,
+    peer_of,
+)
 
 __all__ = ["Listening", "listen", "serve"]
 
@@ -32,7 +47,7 @@ class Listening:
 
     def __init__(self, site: Site, sockets: Iterable[Bound]) -> None:
         self._site = site
-        self._sockets = [(trio.socket.from_stdlib_socket(listener), role) for listener, role in sockets]
+        self._sockets = list(sockets)
         self.addresses = [bound_address(listener) for listener, _ in self._sockets]
         """Where it listens."""
         self._accepting = trio.CancelScope()
@@ -61,18 +76,22 @@ class Listening:
                 link.shut_down()
         self._serving.cancel()
 
-    async def _accept(self, listener: trio.socket.SocketType, role: Role, sessions: trio.Nursery) -> None:
+    async def _accept(self, listener: socket.socket, role: Role, sessions: trio.Nursery) -> None:
         with listener:
             while True:
+                await trio.lowlevel.wait_readable(listener)
                 try:
-                    connection, _ = await listener.accept()
-                except OSError as error:  # out of descriptors, or a client that has gone
-                    self._site.log_failure("", "", f"accepting a connection ({error.strerror})")
-                    await trio.sleep(0.1)
+                    connection, _ = listener.accept()
+                except (BlockingIOError, ConnectionAbortedError):
                     continue
+                except OSError as error:  # out of descriptors: give it a moment
+                    self._site.log_failure("", "", f"accepting a connection ({error.strerror})")
+                    await trio.sleep(RETRY)
+                    continue
+                connection.setblocking(False)
                 sessions.start_soon(self._serve, connection, role)
 
-    async def _serve(self, connection: trio.socket.SocketType, role: Role) -> None:
+    async def _serve(self, connection: socket.socket, role: Role) -> None:
         with connection:
             link = _Link(self._site, connection, role)
             self._links.add(link)
@@ -87,12 +106,18 @@ class Listening:
 
 
 class _Link:
-    """One connection: the session's effects performed by trio."""
+    """One connection: the session's effects performed by trio.
 
-    def __init__(self, site: Site, connection: trio.socket.SocketType, role: Role) -> None:
+    A cancel scope costs as much as the rest of a read, so one serves for many: if it ends a wait
+    too early, as the deadline has been put off meanwhile, the wait goes on in a new one. Nothing
+    is awaited between waiting and reading, so that nothing is lost then.
+    """
+
+    def __init__(self, site: Site, connection: socket.socket, role: Role) -> None:
         no_delay(connection)
         self._socket = connection
         self._session = Session(site, peer_of(connection), role)
+        self._unsent = b""
         self._scope: trio.CancelScope | None = None
         self._stopping = False
 
@@ -104,6 +129,8 @@ class _Link:
         with contextlib.closing(run), contextlib.suppress(StopIteration):
             while True:
                 effect = step(outcome)
+                if isinstance(effect, Receive):
+                    effect = await self._converse(run.send, effect)
                 try:
                     outcome, step = await self._perform(effect), run.send
                 except Exception as error:  # noqa: BLE001 - it is the session's to handle
@@ -115,14 +142,31 @@ class _Link:
         if self._scope is not None:
             self._scope.cancel()
 
+    async def _converse(self, step: Callable[[object], Effect], effect: Effect) -> Effect:
+        """Write and read until the session wants something else; it does so before it ends."""
+        while isinstance(effect, Receive):
+            deadline = trio.current_time() + effect.timeout
+            while not self._stopping and trio.current_time() < deadline:
+                with trio.CancelScope(deadline=deadline) as self._scope:
+                    begun_for = deadline
+                    while True:
+                        effect = step(await self._receive())
+                        if not isinstance(effect, Receive):
+                            return effect
+                        deadline = trio.current_time() + effect.timeout
+                        if deadline < begun_for:
+                            self._scope.deadline = begun_for = deadline
+            effect = step(self._interruption())
+        return effect
+
     async def _perform(self, effect: Effect) -> object:
         match effect:
-            case Receive(timeout=seconds):
-                return await self._transfer(seconds, read=True)
+            case Receive():
+                raise AssertionError("this is for _converse")
             case Flush(timeout=seconds):
-                return await self._transfer(seconds, read=False)
+                return await self._in_time(seconds, self._write)
             case Pause(seconds=seconds, until_input=until_input):
-                outcome = await self._transfer(seconds, read=until_input)
+                outcome = await self._in_time(seconds, self._receive if until_input else self._write)
                 if not until_input:
                     await trio.sleep(seconds)
                 return outcome if isinstance(outcome, bytes) else b""
@@ -138,35 +182,51 @@ class _Link:
                 await self._close(linger=linger)
                 return None
 
-    async def _transfer(self, seconds: float, *, read: bool) -> object:
-        """Write what there is, then read if asked to."""
+    async def _in_time(self, seconds: float, transfer: Callable[[], Awaitable[bytes | None]]) -> object:
         if self._stopping:
             return SHUTTING_DOWN
-        with trio.move_on_after(seconds) as scope:
-            self._scope = scope
-            try:
-                await self._write()
-                return await self._socket.recv(RECEIVE_SIZE) if read else None
-            except OSError:  # a client that vanishes is a client that has finished
-                return b"" if read else None
-            finally:
-                self._scope = None
+        with trio.move_on_after(seconds) as self._scope:
+            return await transfer()
         return self._interruption()
 
     def _interruption(self) -> Interruption:
         return SHUTTING_DOWN if self._stopping else TIMED_OUT
 
+    async def _receive(self) -> bytes:
+        """Write what there is, then read. A client that vanishes is a client that has finished."""
+        await self._write()
+        while True:
+            await trio.lowlevel.wait_readable(self._socket)
+            try:
+                return self._socket.recv(RECEIVE_SIZE)
+            except BlockingIOError:
+                continue
+            except OSError:
+                return b""
+
     async def _write(self) -> None:
-        data = memoryview(self._session.data_to_send())
-        while data:
-            data = data[await self._socket.send(data) :]
+        while self._send():
+            await trio.lowlevel.wait_writable(self._socket)
+
+    def _send(self) -> bool:
+        """Write what the socket takes; whether anything is left."""
+        data = self._unsent + self._session.data_to_send()
+        if data:
+            try:
+                data = data[self._socket.send(data) :]
+            except BlockingIOError:
+                pass
+            except OSError:  # as in `_receive`, which will notice
+                data = b""
+        self._unsent = data
+        return bool(data)
 
     async def _close(self, *, linger: bool) -> None:
         with trio.move_on_after(LINGER), contextlib.suppress(OSError):
             await self._write()
             if linger:
                 self._socket.shutdown(socket.SHUT_WR)
-                while await self._socket.recv(RECEIVE_SIZE):
+                while await self._receive():
                     pass
         self._socket.close()
 
