@@ -7,6 +7,7 @@ that is a generator itself takes the conversation as it is (`conversation`).
 """
 
 from collections.abc import Generator, Iterable
+from functools import lru_cache
 
 from qpsmtpd.protocol import hooks
 from qpsmtpd.protocol.errors import LocalProtocolError
@@ -76,9 +77,7 @@ class Conversation:
     def __init__(
         self, hooks: Iterable[str], hostname: str, greeting: str, limits: Limits | None, *, enhanced: bool
     ) -> None:
-        self._wanted = frozenset(hooks)
-        if unknown := self._wanted - VERDICTS.keys():
-            raise ValueError(f"no such hook: {', '.join(sorted(unknown))}")
+        self._wanted = _checked(frozenset(hooks))
         self._hostname = hostname
         self._greeting = greeting
         self._limits = limits or Limits()
@@ -237,9 +236,7 @@ class Conversation:
                         return
                     yield NEED_DATA
                     continue
-                script = self._script(line)
-                if script is not None:
-                    yield from script
+                yield from self._script(line) or ()
                 if len(output) > limits.output:
                     yield DRAIN
                 if self._errors > limits.errors and not self._closing:
@@ -339,6 +336,13 @@ class Conversation:
 
     def _say(self, reply: Reply) -> None:
         self._output += encode_reply(reply.code, reply.enhanced, reply.text, self._enhanced, self._utf8)
+
+
+@lru_cache(64)  # the sessions of a server all want the same
+def _checked(wanted: frozenset[str]) -> frozenset[str]:
+    if unknown := wanted - VERDICTS.keys():
+        raise ValueError(f"no such hook: {', '.join(sorted(unknown))}")
+    return wanted
 
 
 class HangUp(Exception):  # noqa: N818 - no error

@@ -116,6 +116,8 @@ class _Offer:
     extensions: frozenset[Extension]
     mechanisms: Mapping[str, Mechanism]
     commands: Mapping[str, Command]
+    keywords: tuple[str, ...]
+    """The lines of the reply to EHLO, behind the first."""
 
 
 _NEEDS = {
@@ -136,6 +138,8 @@ def _offer(
     bound: bool,
     auth: bool,
     nonce: bool,
+    size: int | None,
+    recipients: int,
 ) -> _Offer:
     mechanisms = {
         name: mechanism
@@ -154,7 +158,14 @@ def _offer(
         absent.discard(Command.STARTTLS)  # a second one is told so
     absent |= {Command.HELO, Command.EHLO} if lmtp else {Command.LHLO}
     commands = {command.value.decode(): command for command in Command if command not in absent}
-    return _Offer(offered, mechanisms, commands)
+    details = {
+        Extension.SIZE: "" if size is None else f" {size}",
+        Extension.AUTH: f" {' '.join(sorted(mechanisms))}",
+        Extension.LIMITS: f" RCPTMAX={recipients}",
+        Extension.XCLIENT: f" {' '.join(ATTRIBUTES)}",
+    }
+    keywords = tuple(each.value + details.get(each, "") for each in Extension if each in offered)
+    return _Offer(offered, mechanisms, commands, keywords)
 
 
 @lru_cache(64)  # most messages come in the same way
@@ -263,20 +274,10 @@ class Server(Authenticating):
             bound=security is not None and bool(security.bindings),
             auth=security is not None or self._auth_in_clear,
             nonce=self._nonce is not None,
+            size=self._limits.message_size,
+            recipients=self._limits.recipients,
         )
         self._mechanisms = self._offer.mechanisms
-
-    def _keywords_offered(self) -> list[str]:
-        """The lines of the reply to EHLO, behind the first."""
-        offer, size = self._offer, self._limits.message_size
-        details = {
-            Extension.SIZE: "" if size is None else f" {size}",
-            Extension.AUTH: f" {' '.join(sorted(offer.mechanisms))}",
-            Extension.LIMITS: f" RCPTMAX={self._limits.recipients}",
-            Extension.XCLIENT: f" {' '.join(ATTRIBUTES)}",
-        }
-        lines = [each.value + details.get(each, "") for each in Extension if each in offer.extensions]
-        return lines + self._keywords
 
     # From a line to a script
 
@@ -339,7 +340,7 @@ class Server(Authenticating):
             yield from self._forget_transaction()
         result = (yield hook(words[0], tuple(words[1:]))) if hook.name in self._wanted else NOTHING
         # Composed now, since a plugin may have announced keywords while it was asked.
-        keywords = self._keywords_offered() if hook is hooks.Ehlo else []
+        keywords = [*self._offer.keywords, *self._keywords] if hook is hooks.Ehlo else []
         self._keywords.clear()
         verdict = self._judge(hook.name, result, "\n".join([self._hostname, *keywords]))
         if verdict.close or verdict.reset:
@@ -581,7 +582,7 @@ class Server(Authenticating):
             if data and not header.ended:
                 part, data = header.split(data)
                 if part:
-                    yield Content(part, in_header=True)
+                    yield Content(part, True)
                 if header.too_large:
                     message.problem = _HEADER_TOO_LARGE
                     reader.discard()

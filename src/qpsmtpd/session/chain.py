@@ -87,7 +87,7 @@ class Chains:
         queueing = name in _QUEUEING
         self._run_as(name)
         for entry in self._chains.get(name, ()):
-            if queueing and not self.transaction.recipients:
+            if queueing and not self.transaction.has_recipients:
                 self.respond(554, _NOBODY_LEFT)
                 return DONE, ()
             given = arguments if entry.arguments == len(arguments) else arguments[: entry.arguments]

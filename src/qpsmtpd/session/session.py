@@ -14,6 +14,7 @@ are the site's, and arguments there.
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, ClassVar, cast
 
 from qpsmtpd.logs import LOGERROR, LOGINFO, LOGWARN
@@ -101,12 +102,12 @@ class Session(Chains):
         )
 
     def _extensions(self) -> frozenset[Extension]:
-        offered = self._settings.extensions
-        if self._site.tls is None or self._role.implicit_tls:
-            offered -= {Extension.STARTTLS}
-        if not is_listed(self.connection.remote_ip, self._settings.xclient_networks):
-            offered -= {Extension.XCLIENT}
-        return offered
+        settings = self._settings
+        return _offered(
+            settings.extensions,
+            starttls=self._site.tls is not None and not self._role.implicit_tls,
+            xclient=is_listed(self.connection.remote_ip, settings.xclient_networks),
+        )
 
     # The transport's side
 
@@ -452,8 +453,15 @@ class Session(Chains):
         self._log(LOGERROR, f"error, the message cannot be kept: {error}")
 
     def _log(self, level: int, text: str) -> None:
-        current_session.set(self)
-        self._site.log(level, text, hook="")
+        if self._site.logs(level):
+            current_session.set(self)
+            self._site.log(level, text, hook="")
+
+
+@lru_cache(64)  # sessions share what they offer
+def _offered(extensions: frozenset[Extension], *, starttls: bool, xclient: bool) -> frozenset[Extension]:
+    unfit = {Extension.STARTTLS: not starttls, Extension.XCLIENT: not xclient}
+    return frozenset(each for each in extensions if not unfit.get(each))
 
 
 def _copied(note: object) -> object:

@@ -31,8 +31,8 @@ def received_field(from_: str, by: str, transaction: Transaction, date: str) -> 
 
     The recipient is named only where there is just one: others are nobody's business.
     """
-    recipients = transaction.recipients
-    only = f"\r\n\tfor {recipients[0].path}" if len(recipients) == 1 and recipients[0].is_ascii else ""
+    recipient = transaction.sole_recipient
+    only = f"\r\n\tfor {recipient.path}" if recipient is not None and recipient.is_ascii else ""
     return f"Received: {from_}\r\n\t{by} id {transaction.id}{only};\r\n\t{date}\r\n".encode("ascii", "replace")
 
 
@@ -41,12 +41,13 @@ def authentication_results_field(hostname: str, connection: Connection, transact
 
     It holds what plugins have stored about the connection and about this transaction.
     """
-    results = [hostname, _auth_result(connection)]
+    results = f"{hostname}; {_auth_result(connection)}"
     for notes in (connection.notes, transaction.notes):
         stored = notes.get(AUTHENTICATION_RESULTS)
         if stored:
-            results += map(str, cast("list[object]", stored)) if isinstance(stored, list) else [str(stored)]
-    return _results_field("; ".join(results))
+            further = cast("list[object]", stored) if isinstance(stored, list) else [stored]
+            results = "; ".join([results, *map(str, further)])
+    return _results_field(results)
 
 
 def _auth_result(connection: Connection) -> str:

@@ -68,6 +68,17 @@ class Transaction:
         return [each.mailbox for each in self._shown()]
 
     @property
+    def has_recipients(self) -> bool:
+        """Whether there is any recipient."""
+        return bool(self._shown())
+
+    @property
+    def sole_recipient(self) -> Mailbox | None:
+        """The recipient, if there is just one."""
+        shown = self._shown()
+        return shown[0].mailbox if len(shown) == 1 else None
+
+    @property
     def recipients_with_parameters(self) -> list[Recipient]:
         """The recipients with the parameters of their RCPT commands; a copy."""
         return [(each.mailbox, each.parameters) for each in self._shown()]

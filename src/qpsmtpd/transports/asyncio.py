@@ -37,7 +37,6 @@ from qpsmtpd.transports.sockets import (
     Place,
     bind,
     bound_address,
-    no_delay,
     peer_of,
 )
 
@@ -161,7 +160,6 @@ class _Link:
         """Start the session."""
         try:
             self._socket.setblocking(False)
-            no_delay(self._socket)
             self._session = Session(self._owner.site, peer_of(self._socket), self._role)
         except Exception:  # noqa: BLE001 - settings that have gone bad, or a client that has gone
             self._owner.site.log_failure("", "", "beginning a session")

@@ -38,7 +38,6 @@ from qpsmtpd.transports.sockets import (
     Place,
     bind,
     bound_address,
-    no_delay,
     peer_of,
 )
 
@@ -90,7 +89,6 @@ class Channel:
         self._socket = connection
         self._deadline = 0.0
         self._set_for = math.inf  # seconds
-        no_delay(connection)
 
     def wait_for(self, seconds: float) -> None:
         """Let the next calls take so long. They raise TimeoutError."""

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from qpsmtpd.session.connection import Peer, plain_address
 from qpsmtpd.session.role import MX, Role
@@ -26,26 +26,9 @@ __all__ = [
     "Place",
     "bind",
     "bound_address",
-    "no_delay",
     "peer_of",
     "remove_unix",
 ]
-
-
-class Connected(Protocol):
-    """What is asked of a socket here: the standard library's and trio's have it."""
-
-    def getpeername(self) -> Any:
-        """The other end."""
-        ...
-
-    def getsockname(self) -> Any:
-        """Our end."""
-        ...
-
-    def setsockopt(self, level: int, optname: int, value: int, /) -> None:
-        """Set an option."""
-        ...
 
 
 Address = tuple[str, int]
@@ -107,6 +90,7 @@ def bind(places: Iterable[Place]) -> list[Bound]:
         on_error.pop_all()
     for bound in opened:
         bound.socket.setblocking(False)
+        _no_delay(bound.socket)
     return opened
 
 
@@ -167,18 +151,21 @@ def _answers(path: Path) -> bool:
         return client.connect_ex(str(path)) == 0
 
 
-def bound_address(listener: Connected) -> Address:
+def bound_address(listener: socket.socket) -> Address:
     """Where a socket listens."""
     return _end(listener.getsockname)
 
 
-def no_delay(connection: Connected) -> None:
-    """Send each write at once: replies are joined already, and Nagle's algorithm would hold them."""
-    with contextlib.suppress(OSError):  # no TCP
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def _no_delay(listener: socket.socket) -> None:
+    """Have each write sent at once: replies are joined already, and Nagle's algorithm would hold them.
+
+    Connections inherit it from the socket that accepts them.
+    """
+    if listener.family != socket.AF_UNIX:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def peer_of(connection: Connected) -> Peer:
+def peer_of(connection: socket.socket) -> Peer:
     """Both ends of a connection. A client that has gone already has no address.
 
     Who connects by a Unix socket is a process of this machine, and counts as such.

@@ -35,7 +35,6 @@ from qpsmtpd.transports.sockets import (
     Place,
     bind,
     bound_address,
-    no_delay,
     peer_of,
 )
 
@@ -114,7 +113,6 @@ class _Link:
     """
 
     def __init__(self, site: Site, connection: socket.socket, role: Role) -> None:
-        no_delay(connection)
         self._socket = connection
         self._session = Session(site, peer_of(connection), role)
         self._unsent = b""
