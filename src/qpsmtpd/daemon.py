@@ -64,7 +64,7 @@ def inetd(site: Site, role: Role = MX) -> None:
     """
     portal = blocking.Portal()
     try:
-        blocking.Link(Session(site, _inetd_peer(), role), _StandardStreams(), portal).drive()
+        blocking.Link(Session(site, _inetd_peer(), role, alone=True), _StandardStreams(), portal).drive()
     finally:
         portal.close()
         site.remove_spool_dir()

@@ -169,6 +169,8 @@ class Site:
         self.tls: ServerTls | None = None
         """The certificates; None where there is none, and TLS is not offered."""
         self.census = Census()
+        self.slow_hooks: set[tuple[str, str]] = set()
+        """Plugins and hooks that have kept other sessions waiting, and have been complained about."""
         self.find_plugin: Callable[[str], type[Plugin]] = _no_loader
         """The class of a plugin by its name; the loader's."""
         self.plugins: list[Plugin] = []

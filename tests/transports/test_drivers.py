@@ -108,6 +108,33 @@ def test_a_hook_that_raises_is_451_and_the_session_goes_on(driver, running, wire
     assert any("Traceback (most recent call last):" in line for line in log)
 
 
+class Slow(Plugin):
+    """Takes 60 ms, by the clock that sessions look at."""
+
+    def register(self, qp, *args):
+        self.spent, clock = 0.0, qp.clock
+        qp.clock = lambda: clock() + self.spent
+
+    def hook_rcpt(self, transaction, recipient, parameters):
+        self.spent += 0.06
+        return DECLINED
+
+    @blocking
+    def hook_data(self, transaction):
+        self.spent += 0.06  # in a thread, where nobody minds
+        return DECLINED
+
+
+def test_a_plain_hook_that_keeps_others_waiting_is_logged_once(driver, running, wire, site, log):
+    with running(driver, site(Slow)) as address, wire(address) as client:
+        client.reply()
+        assert codes(client.ask(*ENVELOPE[:3], *ENVELOPE[2:])) == ["250", "250", "250", "250", "354"]
+        assert codes(client.ask(CONTENT, b"QUIT\r\n")) == ["250", "221"]
+    complaints = [line for line in log if "no other session could go on" in line]
+    assert len(complaints) == (0 if driver == "blocking" else 1)
+    assert all("(rcpt) Slow: error, took 60 ms" in line and "@blocking" in line for line in complaints)
+
+
 def test_an_async_hook_that_takes_too_long_is_451(driver, running, wire, site, log):
     class Slow(Plugin):
         async def hook_mail(self, transaction, sender, parameters):

@@ -11,7 +11,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import cast
 
-from qpsmtpd.logs import LOGDEBUG
+from qpsmtpd.logs import LOGDEBUG, LOGWARN
 from qpsmtpd.protocol import (
     DECLINED,
     DENY,
@@ -42,6 +42,8 @@ Asking = Generator[Effect, object, tuple[Answer, Texts]]
 
 NO_OPINION: tuple[Answer, Texts] = (DECLINED, ())
 
+_SLOW = 0.05  # seconds that a plain hook may take where it keeps others waiting
+_REMEDY = "make the hook `async def`, or mark it @blocking (docs/plugins.md)"
 _NOBODY_LEFT = "5.5.1 No recipient is left"
 
 _WATCHERS = frozenset({"ok", "deny"})
@@ -62,11 +64,13 @@ class Chains:
 
     _server: Server
 
-    def __init__(self, site: Site, settings: Settings) -> None:
+    def __init__(self, site: Site, settings: Settings, *, alone: bool) -> None:
         self.hook_name = ""
         """The hook that runs now."""
         self._site = site
         self._settings = settings
+        self._clock = site.clock
+        self._alone = alone
         self._chains = site.chains
         self._watched = not _WATCHERS.isdisjoint(site.chains)
         self._own_reply: Reply | None = None  # what a plugin has prepared for the command of the moment
@@ -86,6 +90,7 @@ class Chains:
         texts: Texts = ()
         queueing = name in _QUEUEING
         self._run_as(name)
+        begun = self._clock()
         for entry in self._chains.get(name, ()):
             if queueing and not self.transaction.has_recipients:
                 self.respond(554, _NOBODY_LEFT)
@@ -94,9 +99,13 @@ class Chains:
             try:
                 if entry.kind is PLAIN:
                     result = entry.method(*given)
+                    if (ended := self._clock()) - begun > _SLOW:
+                        self._held_up(entry, name, ended - begun)
+                    begun = ended
                 else:
                     result = yield from self._wait_for(entry, given)
                     self._run_as(name)
+                    begun = self._clock()
                 if isinstance(result, ReturnCode):
                     answer, texts = result, ()
                 elif result is None:
@@ -123,9 +132,17 @@ class Chains:
                 watcher = hooks.Deny if answer in REFUSALS else hooks.Ok
                 yield from self._ask(watcher(entry.name, answer, first))
                 self._run_as(name)
+                begun = self._clock()
             if answer is not DECLINED:
                 return answer, texts
         return DECLINED, texts
+
+    def _held_up(self, entry: Entry, hook: str, seconds: float) -> None:
+        """Log, once, that a hook has kept all other sessions waiting."""
+        if not self._alone and (entry.name, hook) not in self._site.slow_hooks:
+            self._site.slow_hooks.add((entry.name, hook))
+            text = f"error, took {seconds * 1000:.0f} ms, and no other session could go on; {_REMEDY}"
+            self._site.log(LOGWARN, text, hook=hook, plugin=entry.name)
 
     def _run_as(self, hook: str) -> None:
         """Let what runs now know whose hook it is; again after every wait, as others have run meanwhile."""

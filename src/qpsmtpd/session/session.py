@@ -61,8 +61,9 @@ _TOO_MANY_FROM_YOU = Reply(421, None, "Too many connections from your address, p
 class Session(Chains):
     """The session of one client. A transport drives `run` and sends `data_to_send`."""
 
-    def __init__(self, site: Site, peer: Peer, role: Role = MX) -> None:
-        super().__init__(site, site.current_settings())
+    def __init__(self, site: Site, peer: Peer, role: Role = MX, *, alone: bool = False) -> None:
+        """`alone`: the session has a thread to itself, and a hook that takes its time holds up nobody else."""
+        super().__init__(site, site.current_settings(), alone=alone)
         self.connection = Connection(peer, site.new_identity(), site.wall())
         settings = self._settings
         self._role = role
@@ -78,7 +79,6 @@ class Session(Chains):
         self._in_header = False  # a piece of the header has come, and nothing behind it
         self._broken: OSError | None = None  # why the content could not be kept
         self._transactions = 0
-        self._clock = site.clock
         self._last_chance = False  # the time left is less than a command may take
         self._deadline = site.clock() + settings.session_timeout
         self._next_command = Receive(settings.command_timeout)

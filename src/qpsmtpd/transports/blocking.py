@@ -252,7 +252,8 @@ class Listening:
         try:
             with connection:
                 connection.setblocking(True)
-                link = Link(Session(self._site, peer_of(connection), role), Channel(connection), self._portal)
+                session = Session(self._site, peer_of(connection), role, alone=True)
+                link = Link(session, Channel(connection), self._portal)
                 with self._changed:
                     self._links.add(link)
                 try:
