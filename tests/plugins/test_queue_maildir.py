@@ -5,6 +5,7 @@ import mailbox
 import os
 import stat
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qpsmtpd.config import ConfigError
-from qpsmtpd.plugins.queue.maildir import _NoFolderError
+from qpsmtpd.plugins.queue.maildir import SharedSyncs, _NoFolderError
 from qpsmtpd.protocol import Mailbox
 from qpsmtpd.session.message import Message
 from qpsmtpd.testing import make_site
@@ -308,3 +309,84 @@ def test_an_address_that_makes_no_directory_is_refused_for_good(deliver, tmp_pat
 def test_bad_arguments_are_refused_at_load(kit, arguments, message):
     with pytest.raises(ConfigError, match=rf"plugins:1: queue/maildir: .*{message}"):
         kit(f"queue/maildir {arguments}")
+
+
+class Disk:
+    """A directory whose syncs begin, and wait to be let through."""
+
+    def __init__(self, *faults):
+        self.faults = list(faults)
+        self.begun = threading.Semaphore(0)
+        self.through = threading.Semaphore(0)
+        self.syncs = 0
+
+    def sync(self, directory):
+        self.syncs += 1
+        self.begun.release()
+        assert self.through.acquire(timeout=10)
+        if self.faults and (fault := self.faults.pop(0)):
+            raise fault
+
+
+class Counted(dict):
+    """Tells how often it has been asked by `setdefault`."""
+
+    asked = 0
+
+    def setdefault(self, key, value):
+        self.asked += 1
+        return super().setdefault(key, value)
+
+
+@pytest.fixture
+def threads():
+    with ThreadPoolExecutor(8) as pool:
+        yield pool
+
+
+def test_messages_that_come_at_the_same_time_share_a_sync(threads, until, tmp_path):
+    disk = Disk()
+    syncs = SharedSyncs(disk.sync)
+    syncs._coming = Counted()
+    first = threads.submit(syncs.sync, tmp_path)
+    assert disk.begun.acquire(timeout=10)
+    others = [threads.submit(syncs.sync, tmp_path) for _ in range(6)]
+    until(lambda: syncs._coming.asked == 7)
+    disk.through.release()
+    assert disk.begun.acquire(timeout=10)
+    first.result(10)
+    assert not any(other.done() for other in others), "the sync they wait for has only begun"
+    disk.through.release()
+    for other in others:
+        other.result(10)
+    assert disk.syncs == 2
+    assert not syncs._running
+    assert not syncs._coming
+
+
+def test_a_sync_that_fails_fails_for_all_who_shared_it_and_for_nobody_else(threads, until, tmp_path):
+    disk = Disk(None, OSError(errno.EIO, "broken"))
+    syncs = SharedSyncs(disk.sync)
+    syncs._coming = Counted()
+    first = threads.submit(syncs.sync, tmp_path)
+    assert disk.begun.acquire(timeout=10)
+    others = [threads.submit(syncs.sync, tmp_path) for _ in range(3)]
+    until(lambda: syncs._coming.asked == 4)
+    disk.through.release(3)
+    first.result(10)
+    for other in others:
+        with pytest.raises(OSError, match="broken"):
+            other.result(10)
+    threads.submit(syncs.sync, tmp_path).result(10)
+    assert disk.syncs == 3
+
+
+def test_directories_are_synced_side_by_side(threads, tmp_path):
+    disk = Disk()
+    syncs = SharedSyncs(disk.sync)
+    both = [threads.submit(syncs.sync, tmp_path / name) for name in ("a", "b")]
+    assert disk.begun.acquire(timeout=10)
+    assert disk.begun.acquire(timeout=10), "the second waits for the first"
+    disk.through.release(2)
+    for each in both:
+        each.result(10)
