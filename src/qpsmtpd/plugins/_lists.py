@@ -98,13 +98,13 @@ class AddressList:
 
     def find(self, mailbox: Mailbox) -> AddressPattern | None:
         """The first line that means this mailbox."""
-        address = mailbox.address.lower()
-        places = self._places
-        named = places.get(address), places.get(address[address.rfind("@") :])
-        if named == (None, None) and not self._expressions:
+        domain = "" if mailbox.domain is None else f"@{mailbox.domain}".lower()
+        by_address = self._places.get(mailbox.local_part.lower() + domain)
+        by_domain = self._places.get(domain)
+        if by_address is None and by_domain is None and not self._expressions:
             return None
-        found = [place for place in named if place is not None]
-        found += [place for place in self._expressions if self._patterns[place].matches(mailbox)]
+        by_expression = next((place for place in self._expressions if self._patterns[place].matches(mailbox)), None)
+        found = [place for place in (by_address, by_domain, by_expression) if place is not None]
         return self._patterns[min(found)] if found else None
 
 
