@@ -184,6 +184,7 @@ class Listening:
         """Where it listens."""
         self._portal = Portal()
         self._links: set[Link] = set()
+        self._open = 0  # connections, those whose link is still to be made too
         self._changed = threading.Condition()
         self._room = threading.Semaphore(site.current_settings().max_connections + _SPARE)
         self._stopping = False
@@ -202,7 +203,7 @@ class Listening:
                 door.listener.close()
         with self._changed:
             for seconds in (grace, LINGER):
-                self._changed.wait_for(lambda: not self._links, seconds)
+                self._changed.wait_for(lambda: not self._open, seconds)
                 for link in self._links:
                     link.shut_down()
             for link in self._links:
@@ -240,12 +241,16 @@ class Listening:
             if not self._room.acquire(timeout=_LOOK):
                 continue
             try:
-                return door.listener.accept()[0]
+                connection, _ = door.listener.accept()
             except OSError as error:
                 self._room.release()
                 if not isinstance(error, BlockingIOError | ConnectionAbortedError):  # out of descriptors
                     self._site.log_failure("", "", f"accepting a connection ({error.strerror})")
                     time.sleep(RETRY)
+                continue
+            with self._changed:
+                self._open += 1
+            return connection
         return None
 
     def _serve(self, connection: socket.socket, role: Role) -> None:
@@ -261,10 +266,12 @@ class Listening:
                 finally:
                     with self._changed:
                         self._links.discard(link)
-                        self._changed.notify_all()
         except Exception:  # noqa: BLE001 - a fault of ours must not take other sessions along
             self._site.log_failure("", "", "the session")
         finally:
+            with self._changed:
+                self._open -= 1
+                self._changed.notify_all()
             self._room.release()
 
 

@@ -46,8 +46,8 @@ class Listening:
 
     def __init__(self, site: Site, sockets: Iterable[Bound]) -> None:
         self._site = site
-        self._sockets = list(sockets)
-        self.addresses = [bound_address(listener) for listener, _ in self._sockets]
+        self.sockets = list(sockets)
+        self.addresses = [bound_address(listener) for listener, _ in self.sockets]
         """Where it listens."""
         self._accepting = trio.CancelScope()
         self._serving = trio.CancelScope()
@@ -60,7 +60,7 @@ class Listening:
             async with trio.open_nursery() as sessions:
                 with self._accepting:
                     async with trio.open_nursery() as listeners:
-                        for listener, role in self._sockets:
+                        for listener, role in self.sockets:
                             listeners.start_soon(self._accept, listener, role, sessions)
 
     async def stop(self, grace: float = GRACE) -> None:
@@ -87,21 +87,30 @@ class Listening:
                     self._site.log_failure("", "", f"accepting a connection ({error.strerror})")
                     await trio.sleep(RETRY)
                     continue
-                connection.setblocking(False)
-                sessions.start_soon(self._serve, connection, role)
+                self._begin(connection, role, sessions)
 
-    async def _serve(self, connection: socket.socket, role: Role) -> None:
-        with connection:
+    def _begin(self, connection: socket.socket, role: Role, sessions: trio.Nursery) -> None:
+        """Start a session, which is known from now on: `stop` must not overlook it."""
+        try:
+            connection.setblocking(False)
             link = _Link(self._site, connection, role)
+        except Exception:  # noqa: BLE001 - settings that have gone bad
+            self._site.log_failure("", "", "beginning a session")
+            connection.close()
+        else:
             self._links.add(link)
-            try:
+            sessions.start_soon(self._serve, link)
+
+    async def _serve(self, link: "_Link") -> None:
+        try:
+            with link.socket:
                 await link.drive()
-            except Exception:  # noqa: BLE001 - a fault of ours must not take other sessions along
-                self._site.log_failure("", "", "the session")
-            finally:
-                self._links.discard(link)
-                if not self._links:
-                    self._idle.set()
+        except Exception:  # noqa: BLE001 - a fault of ours must not take other sessions along
+            self._site.log_failure("", "", "the session")
+        finally:
+            self._links.discard(link)
+            if not self._links:
+                self._idle.set()
 
 
 class _Link:
@@ -113,7 +122,7 @@ class _Link:
     """
 
     def __init__(self, site: Site, connection: socket.socket, role: Role) -> None:
-        self._socket = connection
+        self.socket = connection
         self._session = Session(site, peer_of(connection), role)
         self._unsent = b""
         self._scope: trio.CancelScope | None = None
@@ -194,9 +203,9 @@ class _Link:
         """Write what there is, then read. A client that vanishes is a client that has finished."""
         await self._write()
         while True:
-            await trio.lowlevel.wait_readable(self._socket)
+            await trio.lowlevel.wait_readable(self.socket)
             try:
-                return self._socket.recv(RECEIVE_SIZE)
+                return self.socket.recv(RECEIVE_SIZE)
             except BlockingIOError:
                 continue
             except OSError:
@@ -204,14 +213,14 @@ class _Link:
 
     async def _write(self) -> None:
         while self._send():
-            await trio.lowlevel.wait_writable(self._socket)
+            await trio.lowlevel.wait_writable(self.socket)
 
     def _send(self) -> bool:
         """Write what the socket takes; whether anything is left."""
         data = self._unsent + self._session.data_to_send()
         if data:
             try:
-                data = data[self._socket.send(data) :]
+                data = data[self.socket.send(data) :]
             except BlockingIOError:
                 pass
             except OSError:  # as in `_receive`, which will notice
@@ -223,10 +232,10 @@ class _Link:
         with trio.move_on_after(LINGER), contextlib.suppress(OSError):
             await self._write()
             if linger:
-                self._socket.shutdown(socket.SHUT_WR)
+                self.socket.shutdown(socket.SHUT_WR)
                 while await self._receive():
                     pass
-        self._socket.close()
+        self.socket.close()
 
 
 @contextlib.asynccontextmanager
