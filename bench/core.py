@@ -8,6 +8,7 @@ pipelined, with 50 recipients, and with 1 MiB of content.
 """
 
 import argparse
+import atexit
 import statistics
 import sys
 import time
@@ -74,6 +75,7 @@ def session() -> Callable[[bytes], bytes]:
         "queue/discard",
         config={"rcpthosts": ["dest.example"], "badrcptto": ["nobody@dest.example"], "loglevel": ["LOGWARN"]},
     )
+    atexit.register(site.remove_spool_dir)
     live = Session(site, Peer("192.0.2.10"))
     run = live.run()
     run.send(None)

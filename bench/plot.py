@@ -10,7 +10,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from contenders import OURS
-from report import Figures, medians, shown
+from report import Figures, shown
 from workloads import COMMANDS, WORKLOADS
 
 PANELS = ("W1", "W2", "W3")
@@ -22,14 +22,15 @@ OUR_COLOUR, THEIR_COLOUR, INK, PALE = "#2563a8", "#9a9fa6", "#1c1f23", "#5b616a"
 
 def draw(figures: Figures, caption: str) -> str:
     """The chart."""
-    servers = [name for name in COMMANDS if any((panel, name) in figures for panel in PANELS)]
+    servers = [name for name in COMMANDS if any(figures.measured(workload=panel, server=name) for panel in PANELS)]
     width = LABELS + len(PANELS) * (PANEL + GAP)
     height = HEAD + ROW * len(servers) + FOOT
+    size = f'width="{width}" height="{height}"'
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-        'font-family="system-ui, sans-serif" font-size="12" role="img">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="0 0 {width} {height}" role="img"',
+        '     font-family="system-ui, sans-serif">',
         "<title>CPU microseconds a message, by server and workload; a shorter bar is better</title>",
-        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
+        f'<rect {size} fill="#ffffff"/>',
         _text(LABELS, 20, "CPU microseconds a message (a shorter bar is better)", size=14, weight="bold"),
         *_names(servers),
     ]
@@ -47,13 +48,13 @@ def _names(servers: Sequence[str]) -> Iterator[str]:
 
 def _panel(left: int, workload: str, servers: Sequence[str], figures: Figures) -> Iterator[str]:
     """The bars of a workload, on a scale of their own."""
-    longest = max((figures.get((workload, server), 0.0) for server in servers), default=0.0)
+    longest = max((figures.median(workload, server) or 0.0 for server in servers), default=0.0)
     yield _text(left, 44, workload, weight="bold")
     yield _text(left + 28, 44, WORKLOADS[workload].title, colour=PALE, size=11)
     bottom = HEAD + ROW * len(servers)
     yield f'<line x1="{left}" y1="{HEAD - 8}" x2="{left}" y2="{bottom}" stroke="{PALE}"/>'
     for row, server in enumerate(servers):
-        figure = figures.get((workload, server))
+        figure = figures.median(workload, server)
         if figure is None:
             yield _text(left + 6, _middle(row), "not measured", colour=PALE, size=11)
             continue
@@ -93,7 +94,7 @@ def main() -> None:
     options = parser.parse_args()
     result = json.loads(options.figures.read_text())
     caption = f"Python {result['python']}, {result['cpu']}; 20 connections; each panel has its own scale"
-    options.output.write_text(draw(medians(result["runs"]), caption), "utf-8")
+    options.output.write_text(draw(Figures(result["runs"]), caption), "utf-8")
     print(f"wrote {options.output}")
 
 

@@ -9,26 +9,39 @@ from typing import Any
 from contenders import OURS
 from workloads import COMMANDS, WORKERS, WORKLOADS
 
-Figures = Mapping[tuple[str, str], float]
-"""The median of a workload and a server."""
-
 BEGIN = "<!-- figures: written by bench/compare.py --page; do not edit -->"
 END = "<!-- end of the figures -->"
 REFERENCES = ("smtp-sink", "aiosmtpd")
 
 
-def medians(runs: Iterable[Mapping[str, Any]]) -> Figures:
-    """Of what was measured, by workload and server."""
-    figures: dict[tuple[str, str], list[float]] = {}
-    for run in runs:
-        if run["figure"] is not None:
-            figures.setdefault((run["workload"], run["server"]), []).append(run["figure"])
-    return {key: statistics.median(values) for key, values in figures.items()}
+class Figures:
+    """The runs of compare.py, put together over the rounds."""
+
+    def __init__(self, runs: Iterable[Mapping[str, Any]]) -> None:
+        self._rounds: dict[tuple[str, str], dict[int, float]] = {}
+        for run in runs:
+            if run["figure"] is not None:
+                self._rounds.setdefault((run["workload"], run["server"]), {})[run["round"]] = run["figure"]
+
+    def measured(self, *, workload: str | None = None, server: str | None = None) -> bool:
+        """Whether there is a figure of a workload, of a server, or of both together."""
+        return any(workload in (None, each) and server in (None, of) for each, of in self._rounds)
+
+    def median(self, workload: str, server: str) -> float | None:
+        """Over the rounds."""
+        rounds = self._rounds.get((workload, server))
+        return statistics.median(rounds.values()) if rounds else None
+
+    def ratio(self, workload: str, server: str, reference: str) -> float | None:
+        """The median of the ratios within each round: what disturbs a whole round falls out."""
+        ours, theirs = (self._rounds.get((workload, each), {}) for each in (server, reference))
+        ratios = [ours[number] / theirs[number] for number in ours.keys() & theirs.keys()]
+        return statistics.median(ratios) if ratios else None
 
 
 def report(result: Mapping[str, Any]) -> str:
     """All that compare.py prints, in Markdown."""
-    figures = medians(result["runs"])
+    figures = Figures(result["runs"])
     parts = [_conditions(result), _table(figures), _legend(figures), _faults(result)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
@@ -58,8 +71,8 @@ def _conditions(result: Mapping[str, Any]) -> str:
 
 
 def _table(figures: Figures) -> str:
-    workloads = [name for name in WORKLOADS if any(workload == name for workload, _ in figures)]
-    servers = [name for name in COMMANDS if any(server == name for _, server in figures)]
+    workloads = [name for name in WORKLOADS if figures.measured(workload=name)]
+    servers = [name for name in COMMANDS if figures.measured(server=name)]
     lines = ["| server |" + "".join(f" {name} |" for name in workloads), "|---|" + "--:|" * len(workloads)]
     for server in servers:
         cells = (_cell(figures, workload, server) for workload in workloads)
@@ -68,19 +81,20 @@ def _table(figures: Figures) -> str:
 
 
 def _cell(figures: Figures, workload: str, server: str) -> str:
-    figure = figures.get((workload, server))
+    figure = figures.median(workload, server)
     if figure is None:
         return "-"
-    references = (figures.get((workload, reference)) for reference in REFERENCES)
-    ratios = [f"{figure / reference:.2f}" if reference else "-" for reference in references]
     text = f"{figure:,.0f}" if figure >= 100 else f"{figure:.1f}"
-    return text if set(ratios) == {"-"} else f"{text} ({'; '.join(ratios)})"
+    ratios = [figures.ratio(workload, server, reference) for reference in REFERENCES]
+    if ratios == [None, None]:
+        return text
+    return f"{text} ({'; '.join('-' if ratio is None else f'{ratio:.2f}' for ratio in ratios)})"
 
 
 def _legend(figures: Figures) -> str:
-    lines = ["In brackets the ratios to smtp-sink and to aiosmtpd.", ""]
+    lines = ["In brackets the ratios to smtp-sink and to aiosmtpd, each the median of the ratios within a round.", ""]
     for name, workload in WORKLOADS.items():
-        if any(measured == name for measured, _ in figures):
+        if figures.measured(workload=name):
             better = "less" if workload.unit.less_is_better else "more"
             lines.append(f"- {name}: {workload.title}; {workload.unit.value}, {better} is better")
     return "\n".join(lines)
@@ -105,22 +119,22 @@ class Goal:
     """A bound of ours, for each backend that has one."""
 
     title: str
-    value: Callable[[Figures, str], float]
-    """Of a backend. Raises KeyError for what was not measured."""
+    value: Callable[[Figures, str], float | None]
+    """Of a backend; None for what was not measured."""
     bounds: Mapping[str, float]
     at_most: bool
 
 
-def _ratio(workload: str, reference: str) -> Callable[[Figures, str], float]:
-    return lambda figures, backend: figures[workload, backend] / figures[workload, reference]
+def _ratio(workload: str, reference: str) -> Callable[[Figures, str], float | None]:
+    return lambda figures, backend: figures.ratio(workload, backend, reference)
 
 
-def _inverse(workload: str, reference: str) -> Callable[[Figures, str], float]:
-    return lambda figures, backend: figures[workload, reference] / figures[workload, backend]
+def _inverse(workload: str, reference: str) -> Callable[[Figures, str], float | None]:
+    return lambda figures, backend: figures.ratio(workload, reference, backend)
 
 
-def _plain(workload: str) -> Callable[[Figures, str], float]:
-    return lambda figures, backend: figures[workload, backend]
+def _plain(workload: str) -> Callable[[Figures, str], float | None]:
+    return lambda figures, backend: figures.median(workload, backend)
 
 
 def _bounds(*bounds: float) -> Mapping[str, float]:
@@ -141,7 +155,7 @@ GOALS = (
 
 def goals(result: Mapping[str, Any]) -> str:
     """Which goals are reached, in Markdown."""
-    figures = medians(result["runs"])
+    figures = Figures(result["runs"])
     lines = ["| goal | backend | bound | figure | reached |", "|---|---|--:|--:|---|"]
     rows = [*_bounded(figures), _ahead_of_smtp_server(figures)]
     lines += [f"| {' | '.join(row)} |" for row in rows]
@@ -152,9 +166,8 @@ def _bounded(figures: Figures) -> Iterator[Sequence[str]]:
     for goal in GOALS:
         for backend, bound in goal.bounds.items():
             sign = "≤" if goal.at_most else "≥"
-            try:
-                value = goal.value(figures, backend)
-            except KeyError:
+            value = goal.value(figures, backend)
+            if value is None:
                 yield goal.title, backend, f"{sign} {bound:g}", "-", "not measured"
                 continue
             reached = value <= bound if goal.at_most else value >= bound
@@ -165,9 +178,9 @@ def _bounded(figures: Figures) -> Iterator[Sequence[str]]:
 def _ahead_of_smtp_server(figures: Figures) -> Sequence[str]:
     behind, ahead = [], []
     for name, workload in WORKLOADS.items():
-        ours, theirs = figures.get((name, "asyncio")), figures.get((name, "smtp-server"))
-        if ours is not None and theirs is not None:
-            wins = ours < theirs if workload.unit.less_is_better else ours > theirs
+        ratio = figures.ratio(name, "asyncio", "smtp-server")
+        if ratio is not None:
+            wins = ratio < 1 if workload.unit.less_is_better else ratio > 1
             (ahead if wins else behind).append(name)
     title, everywhere = "ahead of smtp-server on every workload", f"{len(ahead)} of {len(ahead) + len(behind)}"
     if not ahead and not behind:
