@@ -14,7 +14,7 @@ from report import Figures, shown
 from workloads import COMMANDS, WORKLOADS
 
 PANELS = ("W1", "W2", "W3")
-LABELS, PANEL, GAP = 130, 225, 20  # widths
+LABELS, PANEL, GAP = 150, 220, 20  # widths
 HEAD, ROW, BAR, FOOT = 64, 24, 16, 34  # heights
 NUMBER = 44  # room for the figure behind a bar
 OUR_COLOUR, THEIR_COLOUR, INK, PALE = "#2563a8", "#9a9fa6", "#1c1f23", "#5b616a"

@@ -66,7 +66,7 @@ def _conditions(result: Mapping[str, Any]) -> str:
     pinned = "server and generator on a CPU each" if result["pinned"] else "server and generator on the same CPU"
     return (
         f"Python {result['python']} on {result['cpus']} x {result['cpu']}, Linux {result['kernel']}; {pinned}; "
-        f"medians of {result['rounds']} rounds of {result['seconds']:g} s."
+        f"rounds: {result['rounds']}, of which the medians stand here; {result['seconds']:g} s a run."
     )
 
 

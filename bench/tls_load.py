@@ -26,6 +26,9 @@ class Load:
     def __init__(self, port: int, size: int, seconds: float) -> None:
         self.port = port
         self.content = (HEAD + LINE * (size // len(LINE) + 1))[: size - 2] + "\r\n"
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self.context.check_hostname = False
+        self.context.verify_mode = ssl.CERT_NONE  # self-signed, and the client's cost is not measured
         self.begin = self.last = time.monotonic()
         self.end = self.begin + seconds
         self.latencies: list[float] = []
@@ -33,13 +36,10 @@ class Load:
 
     def client(self) -> None:
         """Send a message a connection."""
-        context = ssl.create_default_context()
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE  # self-signed, and the client's cost is not measured
         while (begin := time.monotonic()) < self.end and len(self.errors) < 100:
             try:
                 with smtplib.SMTP("127.0.0.1", self.port, "client.example", timeout=30) as client:
-                    client.starttls(context=context)
+                    client.starttls(context=self.context)
                     client.sendmail(SENDER, [RECIPIENT], self.content)
             except (OSError, smtplib.SMTPException) as error:
                 self.errors.append(repr(error))
