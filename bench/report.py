@@ -52,7 +52,7 @@ def write_page(page: Path, result: Mapping[str, Any]) -> None:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{page} has not the lines {BEGIN} and {END}")
-    page.write_text(f"{before}{BEGIN}\n\n{report(result)}\n{goals(result)}\n{END}{after}", "utf-8")
+    page.write_text(f"{before}{BEGIN}\n\n{report(result)}\n{END}{after}", "utf-8")
 
 
 def shown(server: str) -> str:
