@@ -53,7 +53,7 @@ class Comparison:
             running = {}
             for server in [name for name in servers if any(self._able([name], each) for each in workloads)]:
                 try:
-                    running[server] = self._bench.start(stack, server, WORKLOADS[workloads[0]].kind)
+                    running[server] = self._bench.start(stack, server, workloads[0])
                 except UnavailableError as error:
                     self._leave_out(server, workloads, str(error))
             for workload in workloads:

@@ -124,14 +124,16 @@ class Bench:
     """How runs are made."""
 
     python: str = sys.executable
-    seconds: float = 0.7
+    seconds: float = 0.6
     idle_connections: int = IDLE_CONNECTIONS
 
-    def start(self, stack: ExitStack, server: str, kind: Kind) -> Running:
-        """Start a server and send it a few messages. Raises UnavailableError."""
+    def start(self, stack: ExitStack, server: str, workload: str) -> Running:
+        """Start a server for a workload, and send it a few messages. Raises UnavailableError."""
+        what = WORKLOADS[workload]
         cpu = None if server in WORKERS else two_cpus()[0]
-        running = stack.enter_context(Running(COMMANDS[server], self.python, kind, cpu))
-        count = str(WARM_UP.get(server, 400))
+        running = stack.enter_context(Running(COMMANDS[server], self.python, what.kind, cpu))
+        # Memory that many messages have left free would serve the connections of W7.
+        count = str(400 if what.unit is Unit.OCTETS else WARM_UP.get(server, 400))
         _generate([str(GENERATOR), "--port", str(running.port), "--messages", "20", "--count", count])
         return running
 
