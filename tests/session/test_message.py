@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qpsmtpd.session.message import Header, Message
+from qpsmtpd.session.message import PIECE, Header, Message
 
 LINES = st.lists(st.binary(max_size=30).map(lambda b: b.replace(b"\r", b"").replace(b"\n", b"")), max_size=12)
 
@@ -14,9 +14,11 @@ def build(header, body, threshold, directory, cut=7):
     message = Message(threshold, lambda: Path(directory))
     for i in range(0, len(header), cut):
         message.write_header(header[i : i + cut])
-    message.end_header()
+    if message.end_header():
+        message.spool()
     for i in range(0, len(body), cut):
-        message.write(body[i : i + cut])
+        if message.write(body[i : i + cut]):
+            message.spool()
     return message
 
 
@@ -45,12 +47,23 @@ def test_a_small_message_stays_in_memory_and_a_large_one_goes_to_a_file(tmp_path
     assert not large.spooled
 
 
+def test_the_file_is_written_in_large_pieces_and_a_reader_sees_all(tmp_path):
+    message = build(b"A: 1\r\n", b"\r\n" + b"x" * 500, 100, tmp_path)
+    pieces = [bytes([letter]) * (PIECE // 4) for letter in b"abcde"]
+    assert [message.write(piece) for piece in pieces] == [False, False, False, True, True]
+    assert message.body_file().read() == b"\r\n" + b"x" * 500 + b"".join(pieces)
+    assert not message.write(b"y")
+    assert b"".join(message.chunks()).endswith(b"ey")
+    message.discard()
+
+
 def test_readers_of_a_spooled_body_do_not_disturb_each_other_or_the_writer(tmp_path):
     message = build(b"", b"\r\none\r\ntwo\r\n", 0, tmp_path)
     first, second = message.body_file(), message.body_file()
     assert first.readline() == b"\r\n"
     assert second.read() == b"\r\none\r\ntwo\r\n"
     message.write(b"three\r\n")
+    message.spool()
     assert list(first) == [b"one\r\n", b"two\r\n", b"three\r\n"]
     first.seek(-7, io.SEEK_END)
     assert first.read() == b"three\r\n"

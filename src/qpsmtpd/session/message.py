@@ -16,10 +16,13 @@ from email.message import EmailMessage
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-__all__ = ["CHUNK", "Field", "Header", "Message", "make_field"]
+__all__ = ["CHUNK", "PIECE", "Field", "Header", "Message", "make_field"]
 
 CHUNK = 65_536
 """Octets of a message handled at once."""
+
+PIECE = 1_048_576
+"""Octets that wait in memory to be written to the spool file at once."""
 
 _FIELD = re.compile(rb"[^\r\n]*(?:\r\n[ \t][^\r\n]*)*(?:\r\n|$)")
 _NAME = re.compile(rb"[!-9;-~]+(?=[ \t]*:)")
@@ -159,7 +162,8 @@ class Message:
         self._threshold = threshold
         self._spool_dir = spool_dir
         self._header_raw: list[bytes] = []
-        self._rest: list[bytes] = []
+        self._rest: list[bytes] = []  # what is not in the file
+        self._waiting = 0  # octets in `_rest`
         self._file: BinaryIO | None = None
         self._rest_size = 0
 
@@ -168,34 +172,32 @@ class Message:
         self._header_raw.append(data)
         self.size += len(data)
 
-    def end_header(self) -> None:
-        """Say that the header section is complete; `header` may now be read and changed."""
+    def end_header(self) -> bool:
+        """Say that the header section is complete; `header` may now be read and changed.
+
+        Gives whether it is time to `spool`, as `write` does.
+        """
         self.header = Header(b"".join(self._header_raw))
         self._header_raw.clear()
-        if self.size > self._threshold:
-            self.spool()
+        return self.size > self._threshold
 
-    def write(self, data: bytes) -> None:
-        """Take a piece of what follows. Raises OSError if the spool file cannot be written."""
+    def write(self, data: bytes) -> bool:
+        """Take a piece of what follows. Gives whether it is time to `spool`, which may take a while."""
         self.size += len(data)
         self._rest_size += len(data)
-        if self._file is None and self.size <= self._threshold:
-            self._rest.append(data)
-        else:
-            self._spooled(data)
+        self._rest.append(data)
+        self._waiting += len(data)
+        return self._waiting >= PIECE if self._file is not None else self.size > self._threshold
 
     def spool(self) -> None:
-        """Keep the content in a file from now on, whatever its size. Raises OSError."""
+        """Have the content in a file, whatever its size. Raises OSError."""
         if self._file is None:
-            self._spooled()
-
-    def _spooled(self, data: bytes = b"") -> None:
-        if self._file is None:
-            self._file = cast("BinaryIO", tempfile.TemporaryFile(dir=self._spool_dir()))  # noqa: SIM115 - `discard` closes it
-            self._file.writelines(self._rest)
-            self._rest.clear()
-        self._file.write(data)
-        self._file.flush()  # a full disk shows here, and readers see all of it
+            self._file = cast("BinaryIO", tempfile.TemporaryFile(dir=self._spool_dir(), buffering=0))  # noqa: SIM115 - `discard` closes it
+        while self._rest:
+            data = memoryview(b"".join(self._rest))
+            self._rest, self._waiting = [], 0
+            while data:
+                data = data[self._file.write(data) :]
 
     @property
     def spooled(self) -> bool:
@@ -210,9 +212,10 @@ class Message:
     def body_file(self) -> BinaryIO:
         """What stands behind the header fields, the blank line included, to read from its start.
 
-        Each call gives a reader of its own; closing it is optional.
+        Each call gives a reader of its own; closing it is optional. Raises OSError.
         """
         if self._file is not None:
+            self.spool()
             return io.BufferedReader(_Window(self._file.fileno()))
         return io.BytesIO(b"".join(self._rest))
 
@@ -245,7 +248,7 @@ class Message:
             with contextlib.suppress(OSError):  # octets that did not fit the disk
                 self._file.close()
             self._file = None
-        self._rest = []
+        self._rest, self._waiting = [], 0
         self._header_raw = []
 
 

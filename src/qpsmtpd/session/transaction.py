@@ -159,7 +159,8 @@ class Transaction:
 
     def body_write(self, data: bytes) -> None:
         """Add to the end of the body, such as a footer; every line end becomes CRLF. Raises OSError."""
-        self.content.write(_LINE_END.sub(b"\r\n", data))
+        if self.content.write(_LINE_END.sub(b"\r\n", data)) or self.content.spooled:
+            self.content.spool()  # those who are reading already see it
 
     def chunks(self) -> Iterator[bytes]:
         """The whole message, header first, in pieces of bounded size."""
@@ -177,6 +178,11 @@ class Transaction:
         with os.fdopen(descriptor, "wb") as file:
             file.writelines(self.content.chunks())
         return path
+
+    @property
+    def has_files(self) -> bool:
+        """Whether to `discard` this takes time."""
+        return bool(self._temporary) or (self._message is not None and self._message.spooled)
 
     # Work files
 
