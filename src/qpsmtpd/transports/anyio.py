@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import anyio.to_thread
 
 from qpsmtpd.session.effects import (
@@ -41,6 +42,7 @@ class Listening:
         self.addresses = [bound_address(listener) for listener, _ in self._sockets]
         """Where it listens."""
         self._accepting = anyio.CancelScope()
+        self._accepted = anyio.Event()
         self._serving = anyio.CancelScope()
         self._links: set[_Link] = set()
         self._idle = anyio.Event()
@@ -49,14 +51,19 @@ class Listening:
         """Accept and serve until `stop`."""
         with self._serving:
             async with anyio.create_task_group() as sessions:
-                with self._accepting:
-                    async with anyio.create_task_group() as listeners:
-                        for listener, role in self._sockets:
-                            listeners.start_soon(self._accept, listener, role, sessions)
+                try:
+                    with self._accepting:
+                        async with anyio.create_task_group() as listeners:
+                            for listener, role in self._sockets:
+                                listeners.start_soon(self._accept, listener, role, sessions)
+                finally:
+                    self._accepted.set()
 
     async def stop(self, grace: float = GRACE) -> None:
         """Accept no more; let sessions finish for `grace` seconds, then tell them 421."""
         self._accepting.cancel()
+        await self._accepted.wait()
+        await anyio.lowlevel.checkpoint()  # who was accepted just now is in `_links` then
         for seconds in (grace, LINGER):
             with anyio.move_on_after(seconds):
                 while self._links:

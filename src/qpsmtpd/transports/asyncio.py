@@ -8,7 +8,8 @@ be awaited. All connections of a server read into one buffer: between `get_buffe
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncGenerator, Callable, Iterable
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from functools import partial
 from typing import cast
 
@@ -62,11 +63,21 @@ class Listening:
         loop = asyncio.get_running_loop()
         for listener, role in sockets:
             self.addresses.append(bound_address(listener))
-            create = loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
+            create: Callable[..., Awaitable[asyncio.Server]] = loop.create_server
+            if listener.family == socket.AF_UNIX:
+                create = loop.create_unix_server
+                if sys.version_info >= (3, 13):  # its file is not ours to remove: others may listen still
+                    create = partial(create, cleanup_socket=False)
             self._servers.append(await create(partial(self._make_link, role), sock=listener, backlog=BACKLOG))
 
     async def stop(self, grace: float = GRACE) -> None:
         """Accept no more; let sessions finish for `grace` seconds, then tell them 421."""
+        # A server that is closed loses whom it has accepted just now and not made a protocol for.
+        loop = asyncio.get_running_loop()
+        for listener in [listener for server in self._servers for listener in server.sockets]:
+            with contextlib.suppress(NotImplementedError):  # on Windows
+                loop.remove_reader(listener)
+        await asyncio.sleep(0)
         for server in self._servers:
             server.close()
         for seconds in (grace, LINGER):

@@ -112,6 +112,7 @@ class Listening:
         """Where it listens."""
         self._portal = Portal()
         self._links: set[Link] = set()
+        self._open = 0  # connections, those whose link is still to be made too
         self._changed = threading.Condition()
         self._room = threading.Semaphore(site.current_settings().max_connections + _SPARE)
         self._stopping = False
@@ -132,7 +133,7 @@ class Listening:
             thread.join()
         with self._changed:
             for seconds in (grace, LINGER):
-                self._changed.wait_for(lambda: not self._links, seconds)
+                self._changed.wait_for(lambda: not self._open, seconds)
                 for link in self._links:
                     link.shut_down()
             for link in self._links:
@@ -156,6 +157,8 @@ class Listening:
                         self._site.log_failure("", "", "accepting a connection")
                         time.sleep(0.1)
                     continue
+                with self._changed:
+                    self._open += 1
                 threading.Thread(target=self._serve, args=(connection, role), daemon=True).start()
 
     def _serve(self, connection: socket.socket, role: Role) -> None:
@@ -170,10 +173,12 @@ class Listening:
                 finally:
                     with self._changed:
                         self._links.discard(link)
-                        self._changed.notify_all()
         except Exception:  # noqa: BLE001 - a fault of ours must not take other sessions along
             self._site.log_failure("", "", "the session")
         finally:
+            with self._changed:
+                self._open -= 1
+                self._changed.notify_all()
             self._room.release()
 
 

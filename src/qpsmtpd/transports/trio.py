@@ -36,6 +36,7 @@ class Listening:
         self.addresses = [bound_address(listener) for listener, _ in self._sockets]
         """Where it listens."""
         self._accepting = trio.CancelScope()
+        self._accepted = trio.Event()
         self._serving = trio.CancelScope()
         self._links: set[_Link] = set()
         self._idle = trio.Event()
@@ -44,14 +45,19 @@ class Listening:
         """Accept and serve until `stop`."""
         with self._serving:
             async with trio.open_nursery() as sessions:
-                with self._accepting:
-                    async with trio.open_nursery() as listeners:
-                        for listener, role in self._sockets:
-                            listeners.start_soon(self._accept, listener, role, sessions)
+                try:
+                    with self._accepting:
+                        async with trio.open_nursery() as listeners:
+                            for listener, role in self._sockets:
+                                listeners.start_soon(self._accept, listener, role, sessions)
+                finally:
+                    self._accepted.set()
 
     async def stop(self, grace: float = GRACE) -> None:
         """Accept no more; let sessions finish for `grace` seconds, then tell them 421."""
         self._accepting.cancel()
+        await self._accepted.wait()
+        await trio.lowlevel.checkpoint()  # who was accepted just now is in `_links` then
         for seconds in (grace, LINGER):
             with trio.move_on_after(seconds):
                 while self._links:
