@@ -228,10 +228,16 @@ def _run(options: argparse.Namespace) -> int:
             listeners,
             options.workers,
             lambda post: _status_of(partial(_keep_crew, options, listeners, post)),
+            partial(print, flush=True),
         )
     site = _site(options)
     _check_roles(site, listeners)
-    daemon.run(site, options.backend, listeners, partial(_announce, options, listeners, site))
+    daemon.run(
+        site,
+        options.backend,
+        listeners,
+        lambda addresses: print(_announcement(options, listeners, site, addresses), flush=True),
+    )
     return 0
 
 
@@ -241,7 +247,7 @@ def _keep_crew(options: argparse.Namespace, listeners: Sequence[Listener], post:
     try:
         _load(site, options)
         _check_roles(site, listeners)
-        crew = Crew(site, post, options.backend, partial(_announce, options, listeners, site))
+        crew = Crew(site, post, options.backend, _announcement(options, listeners, site, post.slots.addresses))
     except (ConfigError, OSError) as error:
         if post.initial:
             raise
@@ -251,25 +257,25 @@ def _keep_crew(options: argparse.Namespace, listeners: Sequence[Listener], post:
     return 0
 
 
-def _announce(
+def _announcement(
     options: argparse.Namespace, listeners: Sequence[Listener], site: Site, addresses: Sequence[Address]
-) -> None:
-    """Say where the server listens, and how to try it."""
+) -> str:
+    """Where the server listens, and how to try it."""
     where = ", ".join(map(_shown, addresses))
     if site.settings.directory is None:
         goes = f"mail from this machine, to anyone, goes to {Path('mail').absolute()}"
     else:
         queues = ", ".join(entry.name for entry in site.chains.get("queue", ())) or "no queue plugin: nowhere"
         goes = f"mail goes to {queues} ({site.settings.directory})"
-    by = options.backend if options.workers is None else f"{options.backend}, {options.workers} workers"
-    print(f"qpsmtpd listens on {where} ({by}); {goes}", flush=True)
+    by = options.backend if options.workers is None else f"{options.backend}, --workers {options.workers}"
+    text = f"qpsmtpd listens on {where} ({by}); {goes}"
     host, port = addresses[0]
     if listeners[0].role.name == MX.name and port:
-        print(
-            f"""Send a first mail: python3 -c "import smtplib; smtplib.SMTP('{host}', {port})"""
-            """.sendmail('me@example.org', ['you@example.org'], 'Subject: hello\\n\\nIt works.')\"""",
-            flush=True,
+        text += (
+            f"""\nSend a first mail: python3 -c "import smtplib; smtplib.SMTP('{host}', {port})"""
+            """.sendmail('me@example.org', ['you@example.org'], 'Subject: hello\\n\\nIt works.')\""""
         )
+    return text
 
 
 def _shown(address: Address) -> str:

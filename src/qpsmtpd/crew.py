@@ -10,7 +10,6 @@ then itself.
 import contextlib
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -21,7 +20,7 @@ from qpsmtpd.logs import LOGERROR, LOGNOTICE
 from qpsmtpd.processes import PASSED_ON, Bell, Patience, Pipe, end_with, ended, fork, in_words, send, shown
 from qpsmtpd.site import Site
 from qpsmtpd.slots import Slots
-from qpsmtpd.transports.sockets import LINGER, Address
+from qpsmtpd.transports.sockets import LINGER
 
 __all__ = ["Crew", "Post"]
 
@@ -41,7 +40,7 @@ class Post:
     supervisor: Pipe
     """Ends with the supervisor."""
     news: Pipe
-    """To the supervisor: some bytes when all workers serve. It ends with the last process of the crew."""
+    """To the supervisor: the announcement, when all workers serve. It ends with the last process of the crew."""
     initial: bool
     """Whether no crew has served before."""
 
@@ -59,14 +58,14 @@ class _Worker:
 class Crew:
     """A loaded site and the workers that serve it."""
 
-    def __init__(self, site: Site, post: Post, backend: str, announce: Callable[[list[Address]], object]) -> None:
-        """`announce` is told where the server listens, when the first crew serves. Raises ConfigError, OSError."""
+    def __init__(self, site: Site, post: Post, backend: str, announcement: str) -> None:
+        """`announcement` is what the supervisor prints when the first crew serves. Raises ConfigError, OSError."""
         daemon.check_backend(site, backend)
         site.spool_dir()  # one for all workers, and removed when the last has ended
         self._site = site
         self._post = post
         self._backend = backend
-        self._announce = announce
+        self._announcement = announcement
         self._grace = site.number("timeoutshutdown")
         self._workers = [_Worker(number) for number in range(post.workers)]
         self._lifeline = Pipe()  # ends with this process, and its workers with it
@@ -75,7 +74,12 @@ class Crew:
 
     def keep(self) -> None:
         """Keep the workers at work until SIGTERM, or the end of the supervisor; then end them."""
-        bell = Bell(signal.SIGTERM, signal.SIGCHLD, *PASSED_ON)
+        with Bell(signal.SIGTERM, signal.SIGCHLD, *PASSED_ON) as bell:
+            self._keep(bell)
+            self._end(bell)
+        self._site.remove_spool_dir()
+
+    def _keep(self, bell: Bell) -> None:
         supervisor = self._post.supervisor.read_end
         rung, readable = b"", set[int]()
         while signal.SIGTERM not in rung and supervisor not in readable:
@@ -86,8 +90,6 @@ class Crew:
                 self._send(number)
             if self._ready.read_end in readable:
                 self._hear_ready()
-        self._end(bell)
-        self._site.remove_spool_dir()
 
     def _start_those_due(self) -> None:
         now = time.monotonic()
@@ -134,11 +136,9 @@ class Crew:
         self._not_ready.difference_update(self._ready.read())
         if self._not_ready:
             return
-        if self._post.initial:
-            self._announce(self._post.slots.addresses)
-        else:
+        if not self._post.initial:
             self._site.log(LOGNOTICE, f"loaded anew; {len(self._workers)} workers take over")
-        self._post.news.write(b"ready")
+        self._post.news.write(self._announcement.encode())
 
     def _end(self, bell: Bell) -> None:
         """End the workers: in good order, or by force when their time is over."""

@@ -3,16 +3,16 @@
 import asyncio
 import contextlib
 import os
-import queue
 import select
 import signal
 import socket
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from qpsmtpd.config import ConfigError
 from qpsmtpd.logs import LOGINFO, LOGWARN
+from qpsmtpd.processes import Bell
 from qpsmtpd.session.connection import Peer, plain_address
 from qpsmtpd.session.role import MX, Role
 from qpsmtpd.session.session import Session
@@ -144,10 +144,9 @@ def _run_anyio(loop: str, site: Site, places: Sequence[Place], started: Started,
 
 
 def _run_blocking(site: Site, places: Sequence[Place], started: Started, signals: Sequence[int]) -> None:
-    heard = queue.SimpleQueue[int]()  # one that a signal handler may put into
-    with _hearing(signals, heard.put), blocking.listen(site, places, grace=_grace(site)) as listening:
+    with Bell(*signals) as bell, blocking.listen(site, places, grace=_grace(site)) as listening:
         started(listening.addresses)
-        while not _ends(site, heard.get()):
+        while not any(_ends(site, number) for number in bell.wait()[0]):
             pass
 
 
@@ -160,20 +159,6 @@ BACKENDS: Mapping[str, Drive] = {
     "blocking": _run_blocking,
 }
 """The drivers by the names the command line gives them."""
-
-
-@contextlib.contextmanager
-def _hearing(signals: Sequence[int], hear: Callable[[int], object]) -> Generator[None, None, None]:
-    def handler(number: int, frame: object) -> None:
-        del frame
-        hear(number)
-
-    before = {number: signal.signal(number, handler) for number in signals}
-    try:
-        yield
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)
 
 
 def _ends(site: Site, number: int) -> bool:

@@ -2,7 +2,8 @@
 
 What a parent waits for comes through descriptors: signals through the wakeup descriptor of
 `signal` (`Bell`), news of children through pipes. So one `select` waits for all of it, and
-nothing can come between a look and the wait.
+nothing can come between a look and the wait. (A lock or a sleep would not do: the system may
+give a signal to any thread, and the main one would not wake.)
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from typing import Self
 
 __all__ = ["PASSED_ON", "Bell", "Patience", "Pipe", "end_with", "ended", "fork", "in_words", "send", "shown"]
 
@@ -25,14 +27,24 @@ _FOR_THE_PARENT = (signal.SIGINT, signal.SIGHUP, *PASSED_ON)
 
 
 class Bell:
-    """Rings for signals, until it is closed. There is one at a time in a process."""
+    """Rings for signals while its block runs. There is one at a time in a process."""
 
     def __init__(self, *signals: int) -> None:
+        self._signals = signals
         self._pipe = Pipe()
+        self._before = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
         os.set_blocking(self._pipe.write_end, False)
-        signal.set_wakeup_fd(self._pipe.write_end, warn_on_full_buffer=False)
-        for number in signals:
-            signal.signal(number, _nothing)  # the wakeup descriptor tells it
+        before = signal.set_wakeup_fd(self._pipe.write_end, warn_on_full_buffer=False)
+        self._before.callback(self._pipe.close)
+        self._before.callback(signal.set_wakeup_fd, before)
+        for number in self._signals:
+            self._before.callback(signal.signal, number, signal.signal(number, _nothing))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._before.close()
 
     def wait(self, others: Iterable[int] = (), seconds: float | None = None) -> tuple[bytes, set[int]]:
         """Wait for signals, or for one of the other descriptors to be readable, `seconds` at most.
@@ -59,6 +71,11 @@ class Pipe:
         """Write, if there is still a reader."""
         with contextlib.suppress(BrokenPipeError):
             os.write(self.write_end, data)
+
+    def close(self) -> None:
+        """Close both ends."""
+        self.close_read_end()
+        self.close_write_end()
 
     def close_read_end(self) -> None:
         """Leave the reading to others."""

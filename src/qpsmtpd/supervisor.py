@@ -37,15 +37,18 @@ _CREWS = 4
 """Crews at a time: one that serves, one that begins, and some that end. A further reload waits."""
 
 
-def supervise(places: Sequence[Place], workers: int, crew: Callable[[Post], int]) -> int:
+def supervise(
+    places: Sequence[Place], workers: int, crew: Callable[[Post], int], announce: Callable[[str], object]
+) -> int:
     """Serve with `workers` processes until SIGTERM or SIGINT; SIGHUP loads anew. Gives the exit status.
 
-    `crew` is run in a process of its own for each load, and gives its exit status. Raises
-    OSError for an address that cannot be listened on.
+    `crew` is run in a process of its own for each load, and gives its exit status. `announce`
+    is given the announcement of the first that serves. Raises OSError for an address that
+    cannot be listened on.
     """
     slots = Slots(places, workers)
     try:
-        return _Supervisor(slots, workers, crew).run()
+        return _Supervisor(slots, workers, crew, announce).run()
     finally:
         slots.close()
         slots.remove_unix()
@@ -63,10 +66,13 @@ class _Child:
 
 
 class _Supervisor:
-    def __init__(self, slots: Slots, workers: int, crew: Callable[[Post], int]) -> None:
+    def __init__(
+        self, slots: Slots, workers: int, crew: Callable[[Post], int], announce: Callable[[str], object]
+    ) -> None:
         self._slots = slots
         self._workers = workers
         self._crew = crew
+        self._announce = announce
         self._regions = Regions(workers * _CREWS)
         self._lifeline = Pipe()  # ends with this process, and the crews with it
         self._patience = Patience()
@@ -78,7 +84,12 @@ class _Supervisor:
         self._failure: int | None = None  # the exit status, if the first crew does not come to serve
 
     def run(self) -> int:
-        bell = Bell(*ENDING, signal.SIGHUP, signal.SIGCHLD, *PASSED_ON)
+        with Bell(*ENDING, signal.SIGHUP, signal.SIGCHLD, *PASSED_ON) as bell:
+            self._keep(bell)
+            self._end(bell)
+        return self._failure or 0
+
+    def _keep(self, bell: Bell) -> None:
         rung = b""
         while self._failure is None and not any(number in rung for number in ENDING):
             self._start_if_due()
@@ -87,8 +98,6 @@ class _Supervisor:
                 self._send(number)
             if signal.SIGHUP in rung:
                 self._begin_anew()
-        self._end(bell)
-        return self._failure or 0
 
     def _wait(self, bell: Bell) -> bytes:
         """Wait for something to happen, and take note of what it says about crews. Gives the signals."""
@@ -163,7 +172,8 @@ class _Supervisor:
 
     def _hear(self, child: _Child) -> None:
         """Take note of what comes from a crew: all its workers serve, or its last process has ended."""
-        if not child.news.read():
+        announcement = child.news.read()
+        if not announcement:
             child.news.close_read_end()
             self._children.remove(child)
             for region in range(child.block * self._workers, (child.block + 1) * self._workers):
@@ -172,7 +182,9 @@ class _Supervisor:
                 self._bury(child, os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1]))
         elif child is self._coming:
             before, self._serving, self._coming = self._serving, child, None
-            self._has_served = True
+            if not self._has_served:
+                self._announce(announcement.decode())
+                self._has_served = True
             if before is not None:
                 self._dismiss(before)
 
