@@ -4,6 +4,7 @@ import os
 import random
 import sys
 import threading
+import warnings
 from collections import Counter
 
 import pytest
@@ -141,10 +142,14 @@ def test_two_that_come_at_the_same_time_are_never_both_let_in():
     rounds = 3000
     regions = Regions(4)  # 2 and 3 are used as flags that say how far a process is
     to_parent, from_child = os.pipe()
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of other tests' threads, which the child does not need
+        child = os.fork()
     if not child:
-        os.write(from_child, bytes(_enter_and_look(regions, 1, 0, rounds)))
-        os._exit(0)
+        try:
+            os.write(from_child, bytes(_enter_and_look(regions, 1, 0, rounds)))
+        finally:
+            os._exit(0)
     seen = _enter_and_look(regions, 0, 1, rounds)
     others = b""
     while len(others) < rounds:

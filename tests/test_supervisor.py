@@ -44,7 +44,7 @@ class Output:
         self.lines = []
         self._at_end = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._read, args=(stream,))
+        self._thread = threading.Thread(target=self._read, args=(stream,), daemon=True)
         self._thread.start()
 
     def _read(self, stream):
@@ -96,8 +96,9 @@ def place(tmp_path):
 
 
 @pytest.fixture
-def start(request, tmp_path):
+def start(tmp_path, monkeypatch):
     """Start a server; at the end all its processes have ended, whatever the test did."""
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # as for most users
     with contextlib.ExitStack() as at_end:
 
         def start(*more, workers=2, backend="asyncio", program=("-m", "qpsmtpd"), wait=True):
@@ -432,6 +433,23 @@ def test_workers_whose_keeper_is_killed_end_and_others_take_over(place, start, c
     process.errors.wait_for("] stopped$", 2)
     with connect(process) as client:
         assert whom(client)[0] not in old
+    stop(process)
+
+
+@NEEDS_PROC
+def test_the_connections_of_workers_killed_with_their_keeper_are_forgotten(place, start, connect, wire, until):
+    place(max_per_ip="1")
+    process = start()
+    with connect(process):
+        for pid in (int(stat(pids(process)[0])[1]), *pids(process)):
+            os.kill(pid, signal.SIGKILL)
+        process.errors.wait_for("loaded anew; 2 workers take over")
+
+        def admitted():
+            with wire(process.address) as client:
+                return client.reply()[:3] == b"220"
+
+        until(admitted)
     stop(process)
 
 

@@ -12,7 +12,7 @@ from functools import partial
 
 from qpsmtpd.config import ConfigError
 from qpsmtpd.logs import LOGINFO, LOGWARN
-from qpsmtpd.processes import Bell
+from qpsmtpd.processes import Bell, signals_named
 from qpsmtpd.session.connection import Peer, plain_address
 from qpsmtpd.session.role import MX, Role
 from qpsmtpd.session.session import Session
@@ -40,17 +40,17 @@ def run(site: Site, backend: str, places: Sequence[Place], started: Started) -> 
     """
     check_backend(site, backend)
     try:
-        serve(site, backend, places, started, (*ENDING, signal.SIGHUP))
+        serve(site, backend, places, started, (*ENDING, *signals_named("SIGHUP")))
     finally:
         for place in places:
             remove_unix(place)
         site.remove_spool_dir()
 
 
-def serve(site: Site, backend: str, places: Sequence[Place], started: Started, signals: Sequence[int]) -> None:
-    """Run the hook post-fork, and serve until one of `signals` that ends the server; what is shared is left in place."""
+def serve(site: Site, backend: str, places: Sequence[Place], started: Started, heard: Sequence[int]) -> None:
+    """Run the hook post-fork, and serve until one of the signals `heard` that ends it; what is shared is left in place."""
     site.post_fork()
-    BACKENDS[backend](site, places, started, signals)
+    BACKENDS[backend](site, places, started, heard)
     site.log(LOGINFO, "stopped")
 
 

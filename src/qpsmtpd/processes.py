@@ -8,8 +8,9 @@ give a signal to any thread, and the main one would not wake.)
 
 import contextlib
 import os
-import select
+import selectors
 import signal
+import socket
 import sys
 import threading
 import time
@@ -17,12 +18,30 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from typing import Self
 
-__all__ = ["PASSED_ON", "Bell", "Patience", "Pipe", "end_with", "ended", "fork", "in_words", "send", "shown"]
+__all__ = [
+    "PASSED_ON",
+    "Bell",
+    "Patience",
+    "Pipe",
+    "end_with",
+    "ended",
+    "fork",
+    "in_words",
+    "send",
+    "shown",
+    "signals_named",
+]
 
-PASSED_ON = (signal.SIGUSR1, signal.SIGUSR2)
+
+def signals_named(*names: str) -> tuple[signal.Signals, ...]:
+    """The signals of these names, as far as the system has them."""
+    return tuple(each for each in signal.Signals if each.name in names)
+
+
+PASSED_ON = signals_named("SIGUSR1", "SIGUSR2")
 """Signals that are passed on to the workers: the server has no use for them, so they are the plugins'."""
 
-_FOR_THE_PARENT = (signal.SIGINT, signal.SIGHUP, *PASSED_ON)
+_FOR_THE_PARENT = (*signals_named("SIGINT", "SIGHUP"), *PASSED_ON)
 """What a terminal, or `pkill`, sends to all processes, and the first one decides about."""
 
 
@@ -31,13 +50,13 @@ class Bell:
 
     def __init__(self, *signals: int) -> None:
         self._signals = signals
-        self._pipe = Pipe()
+        self._ours, self._theirs = socket.socketpair()
         self._before = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        os.set_blocking(self._pipe.write_end, False)
-        before = signal.set_wakeup_fd(self._pipe.write_end, warn_on_full_buffer=False)
-        self._before.callback(self._pipe.close)
+        self._before.enter_context(self._ours)
+        self._before.enter_context(self._theirs).setblocking(False)
+        before = signal.set_wakeup_fd(self._theirs.fileno(), warn_on_full_buffer=False)
         self._before.callback(signal.set_wakeup_fd, before)
         for number in self._signals:
             self._before.callback(signal.signal, number, signal.signal(number, _nothing))
@@ -51,10 +70,13 @@ class Bell:
 
         Gives the numbers of the signals, and those of the others that are.
         """
-        own = self._pipe.read_end
-        readable = set(select.select([own, *others], [], [], seconds)[0])
-        rung = self._pipe.read() if own in readable else b""
-        return rung, readable - {own}
+        own = self._ours.fileno()
+        with selectors.DefaultSelector() as selector:  # `select` takes no descriptor above 1023
+            for descriptor in (own, *others):
+                selector.register(descriptor, selectors.EVENT_READ)
+            readable = {key.fd for key, _ in selector.select(seconds)}
+        rung = self._ours.recv(65_536) if own in readable else b""
+        return bytes(number for number in rung if number in self._signals), readable - {own}
 
 
 class Pipe:
@@ -71,11 +93,6 @@ class Pipe:
         """Write, if there is still a reader."""
         with contextlib.suppress(BrokenPipeError):
             os.write(self.write_end, data)
-
-    def close(self) -> None:
-        """Close both ends."""
-        self.close_read_end()
-        self.close_write_end()
 
     def close_read_end(self) -> None:
         """Leave the reading to others."""

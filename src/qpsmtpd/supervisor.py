@@ -46,12 +46,13 @@ def supervise(
     is given the announcement of the first that serves. Raises OSError for an address that
     cannot be listened on.
     """
-    slots = Slots(places, workers)
-    try:
-        return _Supervisor(slots, workers, crew, announce).run()
-    finally:
-        slots.close()
-        slots.remove_unix()
+    with Bell(*ENDING, signal.SIGHUP, signal.SIGCHLD, *PASSED_ON) as bell:
+        slots = Slots(places, workers)
+        try:
+            return _Supervisor(slots, workers, crew, announce).run(bell)
+        finally:
+            slots.close()
+            slots.remove_unix()
 
 
 @dataclass(slots=True, eq=False)
@@ -83,13 +84,7 @@ class _Supervisor:
         self._has_served = False
         self._failure: int | None = None  # the exit status, if the first crew does not come to serve
 
-    def run(self) -> int:
-        with Bell(*ENDING, signal.SIGHUP, signal.SIGCHLD, *PASSED_ON) as bell:
-            self._keep(bell)
-            self._end(bell)
-        return self._failure or 0
-
-    def _keep(self, bell: Bell) -> None:
+    def run(self, bell: Bell) -> int:
         rung = b""
         while self._failure is None and not any(number in rung for number in ENDING):
             self._start_if_due()
@@ -98,6 +93,8 @@ class _Supervisor:
                 self._send(number)
             if signal.SIGHUP in rung:
                 self._begin_anew()
+        self._end(bell)
+        return self._failure or 0
 
     def _wait(self, bell: Bell) -> bytes:
         """Wait for something to happen, and take note of what it says about crews. Gives the signals."""
