@@ -199,11 +199,14 @@ def stat(pid):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_all_workers_serve_and_end_in_good_order(place, start, one_of_each, tmp_path, backend):
+def test_all_workers_serve_and_end_in_good_order(place, start, one_of_each, tmp_path, monkeypatch, backend):
     path = place() / "lmtp.sock"
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     process = start("--listen", "127.0.0.1:0", "--listen", f"lmtp=unix:{path}", backend=backend)
     with one_of_each(process) as clients, socket.socket(socket.AF_UNIX) as local:
         assert sorted(clients) == sorted(pids(process)), "post-fork runs once in each"
+        assert len(list((tmp_path / "tmp").iterdir())) == 1, "one spool directory for all"
         local.settimeout(SECONDS)
         local.connect(str(path))
         assert local.recv(4096).startswith(b"220 mx.example.test LMTP")
@@ -216,6 +219,7 @@ def test_all_workers_serve_and_end_in_good_order(place, start, one_of_each, tmp_
         stop(process)
     assert len(process.output.find("listens on")) == 1
     assert not path.exists()
+    assert not list((tmp_path / "tmp").iterdir())
     assert len(process.errors.find("] stopped$")) == 2
     assert not process.errors.find("ended with")
     with pytest.raises(ConnectionRefusedError), socket.create_connection(process.address, timeout=SECONDS):
