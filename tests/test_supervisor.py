@@ -451,9 +451,12 @@ def test_the_connections_of_workers_killed_with_their_keeper_are_forgotten(place
 
         def admitted():
             with wire(process.address) as client:
-                return client.reply()[:3] == b"220"
+                if client.reply()[:3] == b"220":
+                    client.ask(b"QUIT\r\n")
+                    return not client.rest()
+            return False
 
-        until(admitted)
+        until(lambda: all(admitted() for _ in range(30)))  # by both
     stop(process)
 
 

@@ -152,6 +152,7 @@ class WorkerCensus(Census):
 
     def __init__(self, regions: Regions, region: int) -> None:
         super().__init__()
+        regions.clear(region)
         self._regions = regions
         self._region = region
         self._places: dict[str, int] = {}
