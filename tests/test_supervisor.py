@@ -571,20 +571,22 @@ def test_a_reload_that_fails_keeps_what_there_was(place, start, connect, file, t
     assert process.wait(SECONDS) == 0
 
 
-def test_a_reload_that_does_not_come_to_serve_is_replaced_by_the_next(place, start, connect):
+@NEEDS_PROC
+def test_a_reload_that_does_not_come_to_serve_is_replaced_by_the_next(place, start, connect, until):
     home = place()
     process = start()
     (home / "config" / "plugins").write_text("who\nexits\n")
     (home / "plugins" / "exits.py").write_text(EXITS)
     (home / "plugins" / "exits").touch()
     process.send_signal(signal.SIGHUP)
-    process.errors.wait_for("ended with status 3")
+    keeper = process.errors.wait_for(r"^\[(\d+)\] .* ended with status 3")[0][1]
     with connect(process) as client:
         assert whom(client)[0] in pids(process)[:2]
     (home / "config" / "plugins").write_text("who third\n")
     reload(process)
     with connect(process) as client:
         assert whom(client)[1] == ["one", "third"]
+    until(lambda: not Path(f"/proc/{keeper}").exists())
     stop(process)
 
 

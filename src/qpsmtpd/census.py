@@ -1,10 +1,13 @@
 """Who is connected now: in this process, or in all workers together.
 
 Workers count in shared memory. Each worker has a region that it alone writes, so there is
-no lock that a killed worker could leave locked; whoever sees it end clears its region. A worker first counts a
-connection in and then looks at all regions, so of two that come at the same time each is
-seen by at least one worker: there may be one connection too few for a moment, never one
-too many.
+no lock that a killed worker could leave locked; whoever sees it end clears its region.
+A worker first counts a connection in and then looks at all regions. Of two that come at the
+same time at least one is seen by both workers: at worst both are refused where one had
+room, but never are both let in.
+
+To look for an address is to search the entries that the other workers have ever needed at
+once: some 50 µs where 1000 addresses are connected.
 """
 
 import mmap
@@ -65,7 +68,7 @@ _MARK = b"@"  # even no address at all is something to be found
 class Regions:
     """Shared memory for the censuses of workers, to be made before they are forked.
 
-    At its start are the totals and the sizes of all regions, so that the sum over the totals is quick, then the regions.
+    The totals and the sizes of all regions come first, so that a sum over them is quick.
     """
 
     ENTRIES = 8192

@@ -1,10 +1,10 @@
 """The workers of one load of the configuration, and the process that keeps them at work.
 
-Theory of operation. The supervisor (`supervisor`) forks a process for each load of the configuration. It loads
-the site, so all Python modules of plugins are as new as it is, and forks the workers, which
-share what it has loaded. A worker that dies is forked again, with the same code, whatever is in
-the files meanwhile. At SIGTERM, or when the supervisor is gone, it ends its workers and
-then itself.
+Theory of operation. The supervisor forks a process for each load of the configuration. It
+loads the site, so that all modules of plugins are as new as it is, and forks the workers,
+which share what it has loaded. A worker that dies is forked again, with the same code,
+whatever is in the files meanwhile. At SIGTERM, or when the supervisor is gone, it ends its
+workers and then itself.
 """
 
 import contextlib

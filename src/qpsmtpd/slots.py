@@ -1,10 +1,10 @@
 """The listening sockets of worker slots.
 
 Each slot has a TCP socket of its own on each address, by SO_REUSEPORT: the system spreads
-connections over them, and no two workers wake for one. The supervisor keeps them all open.
-A connection that comes while a slot has no worker, or while one takes over from another, waits in the
-socket; it is neither refused nor reset. Unix sockets, and TCP where the system has no
-SO_REUSEPORT, are one socket that the slots share.
+connections over them, and no two workers wake for one. The supervisor keeps them all open:
+a connection that comes while a slot has no worker, or while one takes over from another,
+waits in the socket, and is neither refused nor reset. Unix sockets, and TCP where the
+system has no SO_REUSEPORT, are one socket that the slots share.
 """
 
 import contextlib

@@ -5,10 +5,10 @@
            ├─ worker  serves
            └─ worker
 
-It runs no plugin and reads no setting, so there is nothing that could become stale or could hurt it. To load
-anew is to fork a second crew, and to end the first when all workers of the second serve; a
-crew that cannot be loaded says why, and ends. All crews and workers use the sockets that
-the supervisor opened and holds, so no connection is refused or reset meanwhile.
+It runs no plugin and reads no setting, so there is nothing in it that could become stale, or
+could hurt it. To load anew is to fork a second crew, and to end the first when all workers
+of the second serve; a crew that cannot be loaded says why, and ends. All use the sockets
+that the supervisor opened and holds, so no connection is refused or reset meanwhile.
 
 News of a crew come through a pipe, whose end tells that its last process has ended, even if
 the crew's own was killed.
@@ -157,6 +157,8 @@ class _Supervisor:
             self._dismiss(self._coming)
             self._coming = None
         self._due = time.monotonic()
+        if self._free_block() is None:
+            _log("several earlier crews are still ending; loading anew waits for one of them")
 
     def _dismiss(self, child: _Child) -> None:
         if child.pid is not None:
