@@ -46,6 +46,13 @@ def test_the_written_configuration_passes_the_check(run, place):
     assert out == "7 plugins loaded from config; no fault found\n"
 
 
+@pytest.mark.parametrize("number", ["0", "-1", "two", "257", "1.5", ""])
+def test_a_number_of_workers_that_cannot_be_is_told(run, number):
+    status, _, err = run("run", f"--workers={number}")
+    assert status == 2
+    assert err.endswith(f"argument --workers: {number!r} is no number of processes from 1 to 256\n")
+
+
 def test_init_writes_into_no_directory_that_has_something_in_it(run, place):
     (place / "config").mkdir()
     (place / "config" / "mine").write_text("x")

@@ -6,7 +6,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from pathlib import Path
 from qpsmtpd import __version__, daemon
 from qpsmtpd.certificates import make_self_signed
 from qpsmtpd.config import Config, ConfigError, did_you_mean
+from qpsmtpd.crew import Crew, Post
 from qpsmtpd.loader import bundled_names, find_plugin, load
 from qpsmtpd.logs import LOGERROR
 from qpsmtpd.passwords import SCHEMES, hash_password, write_entry
@@ -23,6 +24,7 @@ from qpsmtpd.sample import write_sample
 from qpsmtpd.session.role import MX, ROLES, Role
 from qpsmtpd.session.tls import ServerTls
 from qpsmtpd.site import Site
+from qpsmtpd.supervisor import MOST_WORKERS, supervise
 from qpsmtpd.transports.sockets import Address, Listener
 
 __all__ = ["main"]
@@ -43,17 +45,25 @@ _LISTEN = re.compile(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program. Gives the exit status: 0, or 1 for what an administrator must change."""
     options = _parser().parse_args(arguments)
+    return _status_of(partial(options.command, options))
+
+
+def _status_of(command: Callable[[], int]) -> int:
     try:
-        status: int = options.command(options)
+        return command()
     except ConfigError as error:
         return _complain(str(error))
     except BrokenPipeError:  # `qpsmtpd plugins list | head`
         return 0
     except OSError as error:
-        return _complain(error.strerror if error.strerror and not error.filename else str(error))
+        return _complain(_text_of(error))
     except KeyboardInterrupt:
         return 130
-    return status
+
+
+def _text_of(error: Exception) -> str:
+    named = isinstance(error, OSError) and not error.filename and error.strerror
+    return named or str(error)
 
 
 def _complain(text: str) -> int:
@@ -96,6 +106,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument(
         "--backend", choices=list(daemon.BACKENDS), default="asyncio", help="the driver (default: asyncio)"
+    )
+    run.add_argument(
+        "--workers",
+        metavar="N",
+        type=_workers,
+        help="serve with so many processes, usually one for each core; a further one restarts them when they die, and "
+        "loads all anew at SIGHUP (default: this process alone)",
     )
     run.set_defaults(command=_run)
 
@@ -147,6 +164,14 @@ def _listener(text: str) -> Listener:
     return Listener(place, _role(match["words"] or "mx"))
 
 
+def _workers(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_WORKERS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of processes from 1 to {MOST_WORKERS}")
+    if not hasattr(os, "fork"):
+        raise argparse.ArgumentTypeError("this system has no fork; leave it out")
+    return int(text)
+
+
 def _role(text: str) -> Role:
     role = MX
     endings = {each.name.lower(): each for each in LineEndings}
@@ -176,9 +201,13 @@ def _config(options: argparse.Namespace) -> Config:
 
 def _site(options: argparse.Namespace) -> Site:
     site = Site(_config(options))
+    _load(site, options)
+    return site
+
+
+def _load(site: Site, options: argparse.Namespace) -> None:
     site.tls = _tls(options, site)
     load(site)
-    return site
 
 
 def _tls(options: argparse.Namespace, site: Site) -> ServerTls | None:
@@ -193,29 +222,60 @@ def _tls(options: argparse.Namespace, site: Site) -> ServerTls | None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    site = _site(options)
     listeners: list[Listener] = options.listen or [Listener(("127.0.0.1", 2525))]
-    for listener in listeners:
-        _check_role(site, listener.role)
-
-    def started(addresses: list[Address]) -> None:
-        where = ", ".join(map(_shown, addresses))
-        if site.settings.directory is None:
-            goes = f"mail from this machine, to anyone, goes to {Path('mail').absolute()}"
-        else:
-            queues = ", ".join(entry.name for entry in site.chains.get("queue", ())) or "no queue plugin: nowhere"
-            goes = f"mail goes to {queues} ({site.settings.directory})"
-        print(f"qpsmtpd listens on {where} ({options.backend}); {goes}", flush=True)
-        host, port = addresses[0]
-        if listeners[0].role.name == MX.name and port:
-            print(
-                f"""Send a first mail: python3 -c "import smtplib; smtplib.SMTP('{host}', {port})"""
-                """.sendmail('me@example.org', ['you@example.org'], 'Subject: hello\\n\\nIt works.')\"""",
-                flush=True,
-            )
-
-    daemon.run(site, options.backend, listeners, started)
+    if options.workers is not None:
+        return supervise(
+            listeners,
+            options.workers,
+            lambda post: _status_of(partial(_keep_crew, options, listeners, post)),
+            partial(print, flush=True),
+        )
+    site = _site(options)
+    _check_roles(site, listeners)
+    daemon.run(
+        site,
+        options.backend,
+        listeners,
+        lambda addresses: print(_announcement(options, listeners, site, addresses), flush=True),
+    )
     return 0
+
+
+def _keep_crew(options: argparse.Namespace, listeners: Sequence[Listener], post: Post) -> int:
+    """Load the configuration and keep workers at it. What is wrong with it goes to the log, if it replaces another."""
+    site = Site(_config(options))
+    try:
+        _load(site, options)
+        _check_roles(site, listeners)
+        crew = Crew(site, post, options.backend, _announcement(options, listeners, site, post.slots.addresses))
+    except (ConfigError, OSError) as error:
+        if post.initial:
+            raise
+        site.log(LOGERROR, f"not loaded anew: {_text_of(error)}; what was loaded before stays in force")
+        return 1
+    crew.keep()
+    return 0
+
+
+def _announcement(
+    options: argparse.Namespace, listeners: Sequence[Listener], site: Site, addresses: Sequence[Address]
+) -> str:
+    """Where the server listens, and how to try it."""
+    where = ", ".join(map(_shown, addresses))
+    if site.settings.directory is None:
+        goes = f"mail from this machine, to anyone, goes to {Path('mail').absolute()}"
+    else:
+        queues = ", ".join(entry.name for entry in site.chains.get("queue", ())) or "no queue plugin: nowhere"
+        goes = f"mail goes to {queues} ({site.settings.directory})"
+    by = options.backend if options.workers is None else f"{options.backend}, --workers {options.workers}"
+    text = f"qpsmtpd listens on {where} ({by}); {goes}"
+    host, port = addresses[0]
+    if listeners[0].role.name == MX.name and port:
+        text += (
+            f"""\nSend a first mail: python3 -c "import smtplib; smtplib.SMTP('{host}', {port})"""
+            """.sendmail('me@example.org', ['you@example.org'], 'Subject: hello\\n\\nIt works.')\""""
+        )
+    return text
 
 
 def _shown(address: Address) -> str:
@@ -223,6 +283,11 @@ def _shown(address: Address) -> str:
     if not port:
         return f"unix:{host}"
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _check_roles(site: Site, listeners: Sequence[Listener]) -> None:
+    for listener in listeners:
+        _check_role(site, listener.role)
 
 
 def _check_role(site: Site, role: Role) -> None:

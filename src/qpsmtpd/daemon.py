@@ -1,4 +1,4 @@
-"""The server as a process: listeners, the driver, signals, an orderly end."""
+"""The server as one process: listeners, the driver, signals, an orderly end."""
 
 import asyncio
 import contextlib
@@ -7,12 +7,12 @@ import select
 import signal
 import socket
 import sys
-import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from qpsmtpd.config import ConfigError
-from qpsmtpd.logs import LOGINFO
+from qpsmtpd.logs import LOGINFO, LOGWARN
+from qpsmtpd.processes import Bell, signals_named
 from qpsmtpd.session.connection import Peer, plain_address
 from qpsmtpd.session.role import MX, Role
 from qpsmtpd.session.session import Session
@@ -20,13 +20,19 @@ from qpsmtpd.site import Kind, Site
 from qpsmtpd.transports import blocking
 from qpsmtpd.transports.sockets import Address, Place, peer_of, remove_unix
 
-__all__ = ["BACKENDS", "check_backend", "inetd", "run"]
+__all__ = ["BACKENDS", "ENDING", "Drive", "Started", "check_backend", "inetd", "run", "serve"]
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_Started = Callable[[list[Address]], object]
+ENDING = (signal.SIGINT, signal.SIGTERM)
+"""The signals that end the server."""
+
+Started = Callable[[list[Address]], object]
+"""Is told where the server listens, when it does."""
+
+Drive = Callable[[Site, Sequence[Place], Started, Sequence[int]], None]
+"""A driver: serves a site at some places until one of the signals comes that end it."""
 
 
-def run(site: Site, backend: str, places: Sequence[Place], started: _Started) -> None:
+def run(site: Site, backend: str, places: Sequence[Place], started: Started) -> None:
     """Serve until SIGTERM or SIGINT; sessions then have `timeoutshutdown` seconds to finish.
 
     `started` is told the bound addresses. Raises ConfigError for a driver that is not
@@ -34,13 +40,18 @@ def run(site: Site, backend: str, places: Sequence[Place], started: _Started) ->
     """
     check_backend(site, backend)
     try:
-        site.post_fork()
-        BACKENDS[backend](site, places, started)
-        site.log(LOGINFO, "stopped")
+        serve(site, backend, places, started, (*ENDING, *signals_named("SIGHUP")))
     finally:
         for place in places:
             remove_unix(place)
         site.remove_spool_dir()
+
+
+def serve(site: Site, backend: str, places: Sequence[Place], started: Started, heard: Sequence[int]) -> None:
+    """Run the hook post-fork, and serve until one of the signals `heard` that ends it; what is shared is left in place."""
+    site.post_fork()
+    BACKENDS[backend](site, places, started, heard)
+    site.log(LOGINFO, "stopped")
 
 
 def check_backend(site: Site, backend: str) -> None:
@@ -70,76 +81,76 @@ def inetd(site: Site, role: Role = MX) -> None:
         site.remove_spool_dir()
 
 
-# Drivers, each with its way to hear a signal. The first begins the orderly end.
+# Drivers, each with its way to hear a signal. The first that ends the server begins the orderly end.
 
 
 def _run_asyncio(
     site: Site,
     places: Sequence[Place],
-    started: _Started,
+    started: Started,
+    signals: Sequence[int],
     new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> None:
     from qpsmtpd.transports.asyncio import listen
 
     async def main() -> None:
-        stop = asyncio.Event()
+        heard = asyncio.Queue[int]()
         loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, stop.set)
+        for number in signals:
+            loop.add_signal_handler(number, heard.put_nowait, number)
         async with listen(site, places, grace=_grace(site)) as listening:
             started(listening.addresses)
-            await stop.wait()
-            _stopping(site)
+            while not _ends(site, await heard.get()):
+                pass
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(main())
 
 
-def _run_uvloop(site: Site, places: Sequence[Place], started: _Started) -> None:
+def _run_uvloop(site: Site, places: Sequence[Place], started: Started, signals: Sequence[int]) -> None:
     import uvloop
 
-    _run_asyncio(site, places, started, uvloop.new_event_loop)
+    _run_asyncio(site, places, started, signals, uvloop.new_event_loop)
 
 
-def _run_trio(site: Site, places: Sequence[Place], started: _Started) -> None:
+def _run_trio(site: Site, places: Sequence[Place], started: Started, signals: Sequence[int]) -> None:
     import trio
 
     from qpsmtpd.transports.trio import listen
 
     async def main() -> None:
-        with trio.open_signal_receiver(*_SIGNALS) as signals:
+        with trio.open_signal_receiver(*signals) as heard:
             async with listen(site, places, grace=_grace(site)) as listening:
                 started(listening.addresses)
-                await anext(aiter(signals))
-                _stopping(site)
+                while not _ends(site, await anext(heard)):
+                    pass
 
     trio.run(main)
 
 
-def _run_anyio(loop: str, site: Site, places: Sequence[Place], started: _Started) -> None:
+def _run_anyio(loop: str, site: Site, places: Sequence[Place], started: Started, signals: Sequence[int]) -> None:
     import anyio
 
     from qpsmtpd.transports.anyio import listen
 
     async def main() -> None:
-        with anyio.open_signal_receiver(*_SIGNALS) as signals:
+        with anyio.open_signal_receiver(*map(signal.Signals, signals)) as heard:
             async with listen(site, places, grace=_grace(site)) as listening:
                 started(listening.addresses)
-                await anext(aiter(signals))
-                _stopping(site)
+                while not _ends(site, await anext(heard)):
+                    pass
 
     anyio.run(main, backend=loop)
 
 
-def _run_blocking(site: Site, places: Sequence[Place], started: _Started) -> None:
-    stop = threading.Event()
-    with _handling_signals(stop), blocking.listen(site, places, grace=_grace(site)) as listening:
+def _run_blocking(site: Site, places: Sequence[Place], started: Started, signals: Sequence[int]) -> None:
+    with Bell(*signals) as bell, blocking.listen(site, places, grace=_grace(site)) as listening:
         started(listening.addresses)
-        stop.wait()
-        _stopping(site)
+        while not any(_ends(site, number) for number in bell.wait()[0]):
+            pass
 
 
-BACKENDS: Mapping[str, Callable[[Site, Sequence[Place], _Started], None]] = {
+BACKENDS: Mapping[str, Drive] = {
     "asyncio": _run_asyncio,
     "uvloop": _run_uvloop,
     "trio": _run_trio,
@@ -150,26 +161,17 @@ BACKENDS: Mapping[str, Callable[[Site, Sequence[Place], _Started], None]] = {
 """The drivers by the names the command line gives them."""
 
 
-@contextlib.contextmanager
-def _handling_signals(stop: threading.Event) -> Generator[None, None, None]:
-    def handler(number: int, frame: object) -> None:
-        del number, frame
-        stop.set()
-
-    before = {number: signal.signal(number, handler) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)
+def _ends(site: Site, number: int) -> bool:
+    """Whether a signal ends the server; the other one asks for what only a supervisor can do."""
+    if number in ENDING:
+        site.log(LOGINFO, f"stopping; sessions have {_grace(site):g} s to finish")
+        return True
+    site.log(LOGWARN, "SIGHUP: changed settings are read by themselves; to load plugins anew run with `--workers 1`")
+    return False
 
 
 def _grace(site: Site) -> float:
     return site.number("timeoutshutdown")
-
-
-def _stopping(site: Site) -> None:
-    site.log(LOGINFO, f"stopping; sessions have {_grace(site):g} s to finish")
 
 
 # inetd

@@ -8,6 +8,7 @@ several times. Whatever is wrong is a `ConfigError` that names file, line and re
 
 import difflib
 import importlib
+import importlib.machinery
 import importlib.metadata
 import importlib.util
 import inspect
@@ -16,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 
 from qpsmtpd.config import Config, ConfigError, Line, did_you_mean
 from qpsmtpd.plugin import Plugin, check_signature, hook_method, where
@@ -158,9 +159,17 @@ def _import(name: str) -> ModuleType:
         raise ConfigError(f"{name} needs the module {error.name!r}, which is not installed") from error
 
 
+class _Uncached(importlib.machinery.SourceFileLoader):
+    """Compiles a file each time: cached code passes for new if size and second of the file are the same."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
 def _import_file(path: Path) -> ModuleType:
     name = "qpsmtpd_site_" + re.sub(r"\W", "_", str(path.resolve()))
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=_Uncached(name, str(path.absolute())))
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path}: not a Python file")
     module = importlib.util.module_from_spec(spec)

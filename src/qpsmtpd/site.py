@@ -11,7 +11,6 @@ import os
 import random
 import sys
 import tempfile
-import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -20,6 +19,7 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
+from qpsmtpd.census import Census
 from qpsmtpd.config import Config, ConfigError, did_you_mean
 from qpsmtpd.logs import LOGERROR, LOGWARN, log_level, message, write_stderr
 from qpsmtpd.networks import Network, parse_network
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from qpsmtpd.plugin import Plugin
     from qpsmtpd.session.tls import ServerTls
 
-__all__ = ["PLAIN", "Census", "Entry", "Kind", "Running", "Settings", "Site", "current_session", "no_result"]
+__all__ = ["PLAIN", "Entry", "Kind", "Running", "Settings", "Site", "current_session", "no_result"]
 
 
 class Running(Protocol):
@@ -116,34 +116,6 @@ class Settings:
     """Who has to send a PROXY header first."""
 
 
-class Census:
-    """Who is connected now: how many in all, and how many from each address."""
-
-    def __init__(self) -> None:
-        self.connected: dict[str, int] = {}
-        self.total = 0
-        self._lock = threading.Lock()  # under the blocking driver sessions come and go in many threads
-
-    def enter(self, address: str) -> None:
-        """Count a connection in."""
-        with self._lock:
-            self.total += 1
-            self.connected[address] = self.connected.get(address, 0) + 1
-
-    def leave(self, address: str) -> None:
-        """Count a connection out."""
-        with self._lock:
-            self.total -= 1
-            self.connected[address] -= 1
-            if not self.connected[address]:
-                del self.connected[address]
-
-    def addresses(self) -> tuple[str, ...]:
-        """The addresses connected now, each as often as it is."""
-        with self._lock:
-            return tuple(address for address, count in self.connected.items() for _ in range(count))
-
-
 class Site:
     """A server's settings, plugins and log. Plugins know it as `self.qp`."""
 
@@ -169,6 +141,7 @@ class Site:
         self.tls: ServerTls | None = None
         """The certificates; None where there is none, and TLS is not offered."""
         self.census = Census()
+        """Who is connected now."""
         self.slow_hooks: set[tuple[str, str]] = set()
         """Plugins and hooks that have kept other sessions waiting, and have been complained about."""
         self.find_plugin: Callable[[str], type[Plugin]] = _no_loader

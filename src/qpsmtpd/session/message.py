@@ -23,6 +23,7 @@ CHUNK = 65_536
 
 PIECE = 1_048_576
 """Octets that wait in memory to be written to the spool file at once."""
+_MOST = 1000  # pieces of content in memory: each has its cost, however small it is; and `writev` takes 1024
 
 _FIELD = re.compile(rb"[^\r\n]*(?:\r\n[ \t][^\r\n]*)*(?:\r\n|$)")
 _NAME = re.compile(rb"[!-9;-~]+(?=[ \t]*:)")
@@ -187,17 +188,19 @@ class Message:
         self._rest_size += len(data)
         self._rest.append(data)
         self._waiting += len(data)
+        if len(self._rest) >= _MOST:
+            self._rest = [b"".join(self._rest)]
         return self._waiting >= PIECE if self._file is not None else self.size > self._threshold
 
     def spool(self) -> None:
         """Have the content in a file, whatever its size. Raises OSError."""
         if self._file is None:
             self._file = cast("BinaryIO", tempfile.TemporaryFile(dir=self._spool_dir(), buffering=0))  # noqa: SIM115 - `discard` closes it
-        while self._rest:
-            data = memoryview(b"".join(self._rest))
-            self._rest, self._waiting = [], 0
-            while data:
-                data = data[self._file.write(data) :]
+        pieces, self._rest, self._waiting = self._rest, [], 0
+        written = os.writev(self._file.fileno(), pieces) if pieces else 0
+        rest = memoryview(b"".join(pieces)[written:]) if written < sum(map(len, pieces)) else b""
+        while rest:
+            rest = rest[self._file.write(rest) :]
 
     @property
     def spooled(self) -> bool:

@@ -184,7 +184,7 @@ class Session(Chains):
         if census.total > settings.max_connections:
             self._log(LOGWARN, f"fail, {census.total - 1} connections already")
             return _TOO_MANY
-        if census.connected[address] > settings.max_per_ip:
+        if census.count(address) > settings.max_per_ip:
             self._log(LOGWARN, f"fail, {settings.max_per_ip} connections already from {address}")
             return _TOO_MANY_FROM_YOU
         if "pre-connection" not in self._chains:
