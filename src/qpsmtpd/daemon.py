@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import select
 import signal
@@ -49,6 +50,7 @@ def run(site: Site, backend: str, places: Sequence[Place], started: Started) -> 
 
 def serve(site: Site, backend: str, places: Sequence[Place], started: Started, heard: Sequence[int]) -> None:
     """Run the hook post-fork, and serve until one of the signals `heard` that ends it; what is shared is left in place."""
+    gc.freeze()  # what is loaded stays; the collector would halt the server each time it looks through all of it
     site.post_fork()
     BACKENDS[backend](site, places, started, heard)
     site.log(LOGINFO, "stopped")
@@ -89,7 +91,7 @@ def _run_asyncio(
     places: Sequence[Place],
     started: Started,
     signals: Sequence[int],
-    new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.SelectorEventLoop,
 ) -> None:
     from qpsmtpd.transports.asyncio import listen
 

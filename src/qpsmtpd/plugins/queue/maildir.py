@@ -36,7 +36,7 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +69,7 @@ class Maildir(Plugin):
 
     def register(self, qp: Site, path: str, subdir: str = "", perms: str = "0700") -> None:
         """Read the arguments. Raises ValueError."""
-        self._root = Path(path).expanduser().absolute()
+        self._root = str(Path(path).expanduser().absolute())
         self._subdir = _check_subdir(subdir).split("/") if subdir else []
         if not _PERMS.fullmatch(perms) or int(perms, 8) & 0o700 != 0o700:
             raise ValueError(f"{perms!r} is no octal mode that lets the owner in, such as 0700")
@@ -100,7 +100,7 @@ class Maildir(Plugin):
             self.log(LOGINFO, f"pass, queued as {copy.name}{whom}")
         return OK, f"Queued! {_message_id(transaction)}"
 
-    def _folder(self, recipient: Mailbox) -> Path:
+    def _folder(self, recipient: Mailbox) -> str:
         """The Maildir of a recipient; never anything but a directory below the root."""
         local = _UNSAFE.sub("_", recipient.local_part.lower())
         domain = _UNSAFE.sub("_", (recipient.domain or self.qp.current_settings().hostname).lower())
@@ -108,9 +108,9 @@ class Maildir(Plugin):
         parts = [_SUBSTITUTION.sub(lambda match: values[match[1]], part) for part in self._subdir]
         if not {"", ".", ".."}.isdisjoint(parts):
             raise _NoFolderError(f"there is no mailbox for {recipient.path}")
-        return self._root.joinpath(*parts)
+        return os.path.join(self._root, *parts)
 
-    def _copy(self, folder: Path, transaction: Transaction, recipients: tuple[Mailbox, ...]) -> "_Copy":
+    def _copy(self, folder: str, transaction: Transaction, recipients: tuple[Mailbox, ...]) -> "_Copy":
         seconds, fraction = divmod(self.qp.wall(), 1)
         unique = f"M{int(fraction * 1e6)}P{os.getpid()}Q{next(self._counter)}R{os.urandom(4).hex()}"
         fields = [("Return-Path", transaction.reverse_path.path)]
@@ -120,26 +120,26 @@ class Maildir(Plugin):
             folder, f"{int(seconds)}.{unique}.{self._host}", recipients, head.encode("utf-8", "surrogateescape")
         )
 
-    def _deliver(self, copies: Iterable["_Copy"], transaction: Transaction) -> None:
+    def _deliver(self, copies: Sequence["_Copy"], transaction: Transaction) -> None:
         """Put every copy into its Maildir, or none. Raises OSError.
 
         Nothing shows in a `new` directory before all copies are safe in their `tmp`. What can
         still fail then is rare, and undone: a reader may see a copy for a moment, and the
         client, told 452, sends it again.
         """
-        written: list[Path] = []
-        linked: list[Path] = []
+        written: list[str] = []
+        linked: list[str] = []
         try:
             for copy in copies:
                 for name in ("tmp", "new", "cur"):
-                    _make_directory(copy.folder / name, self._mode)
+                    _make_directory(f"{copy.folder}/{name}", self._mode)
                 _write(copy.tmp, self._mode & 0o666, copy.head, transaction.content.lf_chunks())
                 written.append(copy.tmp)
             for copy in copies:
                 _link(copy.tmp, copy.new)
                 linked.append(copy.new)
-            for directory in {path.parent for path in linked}:
-                self._syncs.sync(directory)
+            for folder in {copy.folder for copy in copies}:
+                self._syncs.sync(f"{folder}/new")
         except BaseException:
             _remove(linked)
             raise
@@ -153,13 +153,13 @@ class SharedSyncs:
     Only one runs for a directory at a time, and those who ask meanwhile share the next one.
     """
 
-    def __init__(self, sync: Callable[[Path], None]) -> None:
+    def __init__(self, sync: Callable[[str], None]) -> None:
         self._sync = sync
         self._lock = threading.Lock()
-        self._running: dict[Path, Future[None]] = {}
-        self._coming: dict[Path, Future[None]] = {}
+        self._running: dict[str, Future[None]] = {}
+        self._coming: dict[str, Future[None]] = {}
 
-    def sync(self, directory: Path) -> None:
+    def sync(self, directory: str) -> None:
         """Return when what is in the directory now is on disk. Raises OSError."""
         mine: Future[None] = Future()
         with self._lock:
@@ -187,18 +187,18 @@ class SharedSyncs:
 
 @dataclass(frozen=True, slots=True)
 class _Copy:
-    folder: Path
+    folder: str
     name: str
     recipients: tuple[Mailbox, ...]
     head: bytes
 
     @property
-    def tmp(self) -> Path:
-        return self.folder / "tmp" / self.name
+    def tmp(self) -> str:
+        return f"{self.folder}/tmp/{self.name}"  # noqa: S108 - of a Maildir
 
     @property
-    def new(self) -> Path:
-        return self.folder / "new" / self.name
+    def new(self) -> str:
+        return f"{self.folder}/new/{self.name}"
 
 
 class _NoFolderError(Exception):
@@ -219,21 +219,22 @@ def _message_id(transaction: Transaction) -> str:
     return words[0][:200] if words else transaction.id
 
 
-def _make_directory(path: Path, mode: int) -> None:
+def _make_directory(path: str, mode: int) -> None:
     """Make a directory and those above it, each written to disk."""
-    if os.path.isdir(path):  # noqa: PTH112 - a third of the time of Path.is_dir, and asked three times a message
+    if os.path.isdir(path):
         return
-    if path.parent != path:
-        _make_directory(path.parent, mode)
+    parent = os.path.dirname(path)
+    if parent != path:
+        _make_directory(parent, mode)
     try:
-        path.mkdir(mode)
+        os.mkdir(path, mode)
     except FileExistsError:
-        if not path.is_dir():  # else another thread was first
+        if not os.path.isdir(path):  # else another thread was first
             raise
-    _sync_directory(path.parent)
+    _sync_directory(parent)
 
 
-def _sync_directory(path: Path) -> None:
+def _sync_directory(path: str) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -244,7 +245,7 @@ def _sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def _write(path: Path, mode: int, head: bytes, chunks: Iterable[bytes]) -> None:
+def _write(path: str, mode: int, head: bytes, chunks: Iterable[bytes]) -> None:
     """Write a file that does not exist yet, to disk; or leave none behind."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
@@ -258,17 +259,17 @@ def _write(path: Path, mode: int, head: bytes, chunks: Iterable[bytes]) -> None:
         raise
 
 
-def _link(old: Path, new: Path) -> None:
+def _link(old: str, new: str) -> None:
     """Give a file its final name, and never overwrite one."""
     try:
         os.link(old, new)
     except OSError as error:
-        if error.errno not in _NO_LINKS or new.exists():
+        if error.errno not in _NO_LINKS or os.path.exists(new):
             raise
-        old.rename(new)  # some network and container filesystems have no hard links
+        os.rename(old, new)  # some network and container filesystems have no hard links
 
 
-def _remove(paths: Iterable[Path]) -> None:
+def _remove(paths: Iterable[str]) -> None:
     for path in paths:
         with contextlib.suppress(OSError):
-            path.unlink()
+            os.unlink(path)
