@@ -7,10 +7,10 @@ hook is.
 """
 
 import asyncio
+import concurrent.futures
 import contextlib
 import socket
 from collections.abc import AsyncGenerator, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 
 from qpsmtpd.session.effects import (
     SHUTTING_DOWN,
@@ -42,6 +42,8 @@ from qpsmtpd.transports.sockets import (
 
 __all__ = ["Listening", "listen", "serve"]
 
+_Future = asyncio.Future[object] | concurrent.futures.Future[object]  # in the loop, or in a thread
+
 _PENDING = object()
 _AT_ONCE = 16  # connections accepted before the others have their turn
 
@@ -54,7 +56,7 @@ class Listening:
         """Where it listens."""
         self.site = site
         self.loop = asyncio.get_running_loop()
-        self.threads = ThreadPoolExecutor(THREADS, "qpsmtpd")
+        self.threads = concurrent.futures.ThreadPoolExecutor(THREADS, "qpsmtpd")
         self._listeners: list[socket.socket] = []
         self._links: set[_Link] = set()
         self._idle = asyncio.Event()
@@ -145,7 +147,7 @@ class _Link:
         self._socket = connection
         self._role = role
         self._waiting: Effect | None = None
-        self._future: asyncio.Future[object] | None = None
+        self._future: _Future | None = None
         self._unsent = b""  # what the client has not taken yet
         self._eof = False
         self._reading = False
@@ -229,7 +231,11 @@ class _Link:
         elif isinstance(self._waiting, Receive | Flush | Pause):
             self._go(self._run.send, b"" if isinstance(self._waiting, Pause) else TIMED_OUT)
 
-    def _finished(self, future: "asyncio.Future[object]") -> None:
+    def _finished_in_thread(self, future: _Future) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+            self._loop.call_soon_threadsafe(self._finished, future)
+
+    def _finished(self, future: _Future) -> None:
         """Go on with a hook's result."""
         cancelled = future.cancelled()
         error = None if cancelled else future.exception()
@@ -277,9 +283,9 @@ class _Link:
             case Receive(seconds) | Flush(seconds) | Pause(seconds):
                 return self._ready(effect, seconds)
             case Await(awaitable, seconds):
-                return self._wait_for(asyncio.ensure_future(awaitable), seconds)
+                return self._wait_for(asyncio.ensure_future(awaitable), seconds, self._finished)
             case CallBlocking(function, seconds):
-                return self._wait_for(self._loop.run_in_executor(self._owner.threads, function), seconds)
+                return self._wait_for(self._owner.threads.submit(function), seconds, self._finished_in_thread)
             case Close(linger):
                 self._close(linger=linger)
                 return None
@@ -299,10 +305,10 @@ class _Link:
         self._wait_until(self._loop.time() + seconds)
         return _PENDING
 
-    def _wait_for(self, future: "asyncio.Future[object]", seconds: float) -> object:
+    def _wait_for(self, future: _Future, seconds: float, finished: Callable[..., None]) -> object:
         self._future = future
         self._wait_until(self._loop.time() + seconds)
-        future.add_done_callback(self._finished)
+        future.add_done_callback(finished)
         return _PENDING
 
     # One timer a connection: a later deadline leaves it where it is, and it looks again.

@@ -36,9 +36,10 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from qpsmtpd import (
@@ -54,6 +55,7 @@ from qpsmtpd import (
     Transaction,
     blocking,
 )
+from qpsmtpd.session.message import CHUNK, Message
 
 _PERMS = re.compile(r"0?[0-7]{3}")
 _SUBSTITUTION = re.compile(r"%(.?)")
@@ -131,12 +133,10 @@ class Maildir(Plugin):
         linked: list[str] = []
         try:
             for copy in copies:
-                for name in ("tmp", "new", "cur"):
-                    _make_directory(f"{copy.folder}/{name}", self._mode)
-                _write(copy.tmp, self._mode & 0o666, copy.head, transaction.content.lf_chunks())
+                self._put(copy.folder, partial(self._write, copy, transaction.content))
                 written.append(copy.tmp)
             for copy in copies:
-                _link(copy.tmp, copy.new)
+                self._put(copy.folder, partial(_link, copy.tmp, copy.new))
                 linked.append(copy.new)
             for folder in {copy.folder for copy in copies}:
                 self._syncs.sync(f"{folder}/new")
@@ -145,6 +145,30 @@ class Maildir(Plugin):
             raise
         finally:
             _remove(written)
+
+    def _put(self, folder: str, put: Callable[[], None]) -> None:
+        """Put something into a Maildir, which is made where it is missing. Raises OSError."""
+        try:
+            put()
+        except FileNotFoundError:
+            for name in ("tmp", "new", "cur"):
+                _make_directory(f"{folder}/{name}", self._mode)
+            put()
+
+    def _write(self, copy: "_Copy", content: Message) -> None:
+        """Write a file that does not exist yet, to disk; or leave none behind."""
+        descriptor = os.open(copy.tmp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, self._mode & 0o666)
+        try:
+            for chunk in _gathered(itertools.chain([copy.head], content.lf_chunks())):
+                left = memoryview(chunk)
+                while left:
+                    left = left[os.write(descriptor, left) :]
+            os.fsync(descriptor)
+        except BaseException:
+            _remove([copy.tmp])
+            raise
+        finally:
+            os.close(descriptor)
 
 
 class SharedSyncs:
@@ -245,18 +269,17 @@ def _sync_directory(path: str) -> None:
         os.close(descriptor)
 
 
-def _write(path: str, mode: int, head: bytes, chunks: Iterable[bytes]) -> None:
-    """Write a file that does not exist yet, to disk; or leave none behind."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(head)
-            file.writelines(chunks)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        _remove([path])
-        raise
+def _gathered(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in fewer pieces: each call of the system lets another thread go first."""
+    held: list[bytes] = []
+    size = 0
+    for chunk in chunks:
+        held.append(chunk)
+        size += len(chunk)
+        if size >= CHUNK:
+            yield b"".join(held)
+            held, size = [], 0
+    yield b"".join(held)
 
 
 def _link(old: str, new: str) -> None:
