@@ -123,6 +123,7 @@ class _Link:
         "_closed",
         "_closing",
         "_deadline",
+        "_descriptor",
         "_done",
         "_eof",
         "_future",
@@ -145,6 +146,7 @@ class _Link:
         self._owner = owner
         self._loop = owner.loop
         self._socket = connection
+        self._descriptor = connection.fileno()  # the loop would ask a socket for it, and for its names besides
         self._role = role
         self._waiting: Effect | None = None
         self._future: _Future | None = None
@@ -209,7 +211,7 @@ class _Link:
 
     def _writable(self) -> None:
         unsent, self._unsent = self._unsent, b""
-        self._loop.remove_writer(self._socket)
+        self._loop.remove_writer(self._descriptor)
         self._write(unsent)
         if self._unsent:
             return
@@ -329,9 +331,9 @@ class _Link:
     def _set_reading(self, reading: bool) -> None:
         self._reading = reading
         if reading:
-            self._loop.add_reader(self._socket, self._readable)
+            self._loop.add_reader(self._descriptor, self._readable)
         else:
-            self._loop.remove_reader(self._socket)
+            self._loop.remove_reader(self._descriptor)
 
     def _end_input(self) -> None:
         self._eof = True
@@ -349,7 +351,7 @@ class _Link:
             if sent == len(data):
                 return
             data = data[sent:]
-            self._loop.add_writer(self._socket, self._writable)
+            self._loop.add_writer(self._descriptor, self._writable)
         self._unsent += data
 
     def _close(self, *, linger: bool) -> None:
@@ -394,7 +396,7 @@ class _Link:
         if self._reading:
             self._set_reading(False)
         if self._unsent:
-            self._loop.remove_writer(self._socket)
+            self._loop.remove_writer(self._descriptor)
         self._socket.close()
         self._end_if_done()
 
