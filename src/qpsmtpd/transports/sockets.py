@@ -153,7 +153,7 @@ def _answers(path: Path) -> bool:
 
 def bound_address(listener: socket.socket) -> Address:
     """Where a socket listens."""
-    return _end(listener.getsockname)
+    return _address(_name(listener.getsockname))
 
 
 def _no_delay(listener: socket.socket) -> None:
@@ -170,17 +170,20 @@ def peer_of(connection: socket.socket) -> Peer:
 
     Who connects by a Unix socket is a process of this machine, and counts as such.
     """
-    with contextlib.suppress(OSError):
-        if isinstance(connection.getsockname(), str | bytes):
-            return Peer("127.0.0.1", 0, "127.0.0.1", 0, "localhost")
-    return Peer(*_end(connection.getpeername), *_end(connection.getsockname))
+    ours = _name(connection.getsockname)
+    if isinstance(ours, str | bytes):
+        return Peer("127.0.0.1", 0, "127.0.0.1", 0, "localhost")
+    return Peer(*_address(_name(connection.getpeername)), *_address(ours))
 
 
-def _end(name_of: Callable[[], Any]) -> Address:
+def _name(name_of: Callable[[], Any]) -> Any:
     try:
-        name = name_of()
+        return name_of()
     except OSError:
         return "", 0
+
+
+def _address(name: Any) -> Address:
     if isinstance(name, str | bytes):  # a Unix socket
         return str(name), 0
     return plain_address(str(name[0])), int(name[1])
