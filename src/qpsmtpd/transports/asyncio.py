@@ -56,6 +56,8 @@ class Listening:
         """Where it listens."""
         self.site = site
         self.loop = asyncio.get_running_loop()
+        self.forgets_errors = not isinstance(self.loop, asyncio.SelectorEventLoop)
+        """Whether the loop tells of a reset once, and no more: there may be data to read before it shows (uvloop)."""
         self.threads = concurrent.futures.ThreadPoolExecutor(THREADS, "qpsmtpd")
         self._listeners: list[socket.socket] = []
         self._links: set[_Link] = set()
@@ -205,7 +207,7 @@ class _Link:
                 return
             except OSError:  # a client that vanishes is a client that has finished
                 data = b""
-            if not data:
+            if not data or (self._owner.forgets_errors and self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
                 self._end_input()
             self._go(self._run.send, data)
 
