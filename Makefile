@@ -1,7 +1,7 @@
 # make run    start the server on 127.0.0.1:2525; needs Python 3.11 or later and nothing else
 # make test   set up .venv and run all tests and checks
 # make docs   write the pages that are made from the code
-# make bench  print what a message costs, here and with other servers (about six minutes)
+# make bench  print what a message costs, here and with other servers (about eight minutes)
 
 PYTHON ?= python3
 BIN = .venv/bin

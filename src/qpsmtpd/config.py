@@ -106,10 +106,7 @@ class Config:
         """All values of a setting."""
         if name in self._overrides:
             return self._overrides[name]
-        cached = self._cache.get(name)
-        if cached is None or self._clock() - cached.checked >= _RECHECK:
-            cached = self._current(name)
-        return cached.values
+        return self._current(name).values
 
     def lines(self, name: str) -> tuple[Line, ...]:
         """The lines of a setting's file, with their places; defaults and overrides have none."""

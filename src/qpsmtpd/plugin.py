@@ -217,9 +217,8 @@ class Plugin:
             level = self._fixed_level
         elif self._level_shift:
             level = min(max(level + self._level_shift, LOGEMERG), LOGDEBUG)
-        qp = self.qp
-        if qp.logs(level):
-            qp.log(level, message, plugin=self._name)
+        if self.qp.logs(level):
+            self.qp.log(level, message, plugin=self._name)
 
     def isa_plugin(self, name: str) -> "type[Plugin]":
         """Inherit from another plugin, to be called in `init`; gives its class.

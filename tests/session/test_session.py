@@ -6,7 +6,8 @@ import pytest
 
 from qpsmtpd import DECLINED, DENY, DENY_DISCONNECT, DENYSOFT, DONE, OK, Pause, Plugin, blocking
 from qpsmtpd.session.connection import Peer
-from qpsmtpd.session.effects import SHUTTING_DOWN, TIMED_OUT
+from qpsmtpd.session.effects import SHUTTING_DOWN, TIMED_OUT, CallBlocking, Receive
+from qpsmtpd.session.session import Session
 from qpsmtpd.testing import Client, make_site
 from qpsmtpd.testing.memory import Clock
 
@@ -453,6 +454,54 @@ def test_a_full_disk_is_451_and_the_client_may_try_again(site, log, monkeypatch,
     assert any("the message cannot be kept: [Errno 28] No space left on device" in line for line in log)
     full = False
     assert codes(play(client, *ENVELOPE[1:], CONTENT)) == ["250", "250", "354", "250"]
+
+
+def asked_of_the_transport(run, *lines):
+    """The kinds of effects that a session asks for behind each line; calls are made."""
+    kinds = []
+    for line in lines:
+        effect = run.send(line)
+        asked = [type(effect)]
+        while isinstance(effect, CallBlocking):
+            effect = run.send(effect.function())
+            asked.append(type(effect))
+        kinds.append(asked)
+    return kinds
+
+
+def test_what_takes_time_on_the_disk_is_left_to_the_transport(site):
+    made = site(config={"size_threshold": ["100"]})
+    session = Session(made, Peer("192.0.2.1"))
+    run = session.run()
+    run.send(None)
+    asked_of_the_transport(run, *ENVELOPE)
+    small = asked_of_the_transport(run, b"Subject: x\r\n\r\nsmall\r\n")
+    large = asked_of_the_transport(run, b"y" * 200 + b"\r\n")
+    more = asked_of_the_transport(run, b"z" * 200 + b"\r\n")
+    end = asked_of_the_transport(run, b".\r\n")
+    assert small == [[Receive]]
+    assert large == [[CallBlocking, Receive]], "it goes to a file from here on"
+    assert more == [[Receive]], "not for each piece"
+    assert end == [[CallBlocking, Receive]], "the file is given up"
+    run.close()
+
+
+def test_a_session_that_ends_while_a_file_is_given_up_leaves_none(site, tmp_path):
+    class Work(Plugin):
+        def hook_data_post(self, transaction):
+            self.temp_file().write_text("x")
+
+    spool = tmp_path / "spool"
+    session = Session(site(Work, config={"spool_dir": [str(spool)]}), Peer("192.0.2.1"))
+    run = session.run()
+    run.send(None)
+    for line in ENVELOPE:
+        run.send(line)
+    effect = run.send(CONTENT)
+    assert isinstance(effect, CallBlocking)
+    assert list(spool.iterdir())
+    run.close()  # the call is never made
+    assert list(spool.iterdir()) == []
 
 
 def test_work_files_are_gone_with_the_transaction(site, tmp_path):

@@ -108,6 +108,43 @@ def test_a_hook_that_raises_is_451_and_the_session_goes_on(driver, running, wire
     assert any("Traceback (most recent call last):" in line for line in log)
 
 
+class Lingers(Plugin):
+    async def hook_post_connection(self, transaction):
+        import anyio
+
+        await anyio.sleep(60)
+
+
+def test_a_hook_behind_the_end_of_the_connection_has_its_time_too(driver, running, wire, site, log, until):
+    made = site(Lingers, timeout=["0.2"], timeouthook=["0.25"])
+    with running(driver, made) as address, wire(address) as client:
+        client.reply()
+        assert codes(client.ask(b"QUIT\r\n")) == ["221"]
+        until(lambda: any("(post-connection) Lingers: error, the hook failed: TimeoutError" in line for line in log))
+        until(lambda: made.census.total == 0)
+
+
+def test_a_reset_behind_content_is_seen(driver, running, wire, site, until):
+    entered, release = threading.Event(), threading.Event()
+
+    class Wait(Plugin):
+        @blocking
+        def hook_data_headers_end(self, transaction):
+            entered.set()
+            release.wait(20)
+            return DECLINED
+
+    made = site(Wait)
+    with running(driver, made) as address:
+        with wire(address) as client:  # it reads no reply, so that its end is a reset
+            for line in (*ENVELOPE, b"Subject: x\r\n\r\n"):
+                client.send(line)
+            assert entered.wait(20)
+            client.send(b"more\r\n")
+        release.set()  # nothing is sent now that would show the reset
+        until(lambda: made.census.total == 0)
+
+
 class Slow(Plugin):
     """Takes 60 ms, by the clock that sessions look at."""
 

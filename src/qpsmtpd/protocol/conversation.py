@@ -313,7 +313,7 @@ class Conversation:
 
     def _clear_transaction(self) -> None:
         """Set back what belongs to the mail transaction."""
-        self._utf8 = False
+        raise NotImplementedError
 
     def _disconnect(self) -> Script:
         self._closing = True

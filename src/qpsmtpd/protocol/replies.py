@@ -47,7 +47,6 @@ class Reply:
         return encode_reply(self.code, self.enhanced, self.text, enhanced, utf8)
 
 
-@lru_cache(1024)  # most replies are given again and again
 def encode_reply(code: int, status: str | None, text: str, enhanced: bool, utf8: bool) -> bytes:
     """A reply as sent: well-formed lines of at most 512 octets each.
 
@@ -56,6 +55,11 @@ def encode_reply(code: int, status: str | None, text: str, enhanced: bool, utf8:
     at all. Characters that a reply cannot hold are shown as `?`; without `utf8` (RFC 6531
     section 3.7.4.2) others than ASCII as escapes.
     """
+    encode = _encode_short if len(text) < _SHORT else _encode
+    return encode(code, status, text, enhanced, utf8)
+
+
+def _encode(code: int, status: str | None, text: str, enhanced: bool, utf8: bool) -> bytes:
     if text[:1] in "245" and (own := _ENHANCED.match(text)) and (own[1] == "2") == (code < 400):
         status, text = f"{code // 100}.{own[2]}.{own[3]}", text[own.end() :]
     if not enhanced:
@@ -70,6 +74,9 @@ def encode_reply(code: int, status: str | None, text: str, enhanced: bool, utf8:
         pieces += _wrap(clean.encode("utf-8" if utf8 else "ascii", "backslashreplace"), room)
     lines = [f"{code}-{prefix}".encode("ascii") + piece + b"\r\n" for piece in pieces[:-1]]
     return b"".join([*lines, f"{code} {prefix}".encode("ascii"), pieces[-1], b"\r\n"])
+
+
+_encode_short = lru_cache(1024)(_encode)  # most replies are given again and again; a long one may be of any length
 
 
 def _wrap(line: bytes, room: int) -> list[bytes]:

@@ -24,7 +24,6 @@ from qpsmtpd.protocol import (
     Reply,
     ReturnCode,
     ScramVerifier,
-    Server,
     hooks,
 )
 from qpsmtpd.protocol.conversation import own_reply
@@ -61,8 +60,6 @@ class Chains:
 
     transaction: Transaction
     """The mail transaction; there is always one, with a sender after MAIL."""
-
-    _server: Server
 
     def __init__(self, site: Site, settings: Settings, *, alone: bool) -> None:
         self.hook_name = ""

@@ -1,7 +1,7 @@
 """What a session asks of its transport, and what comes back.
 
 A session is a generator of effects. The transport performs each and sends the result in, or
-throws the exception in. Before anything that waits, it writes `Session.data_to_send()`.
+throws the exception in. It does not end behind a `Receive`: `Close` comes first. Before anything that waits, it writes `Session.data_to_send()`.
 """
 
 import enum

@@ -375,13 +375,14 @@ class _Link:
         self._release()
 
     def _drain(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            try:
-                if self._socket.recv(RECEIVE_SIZE):
-                    return
-            except ConnectionError:
-                pass
-            self._release()
+        try:
+            if self._socket.recv(RECEIVE_SIZE):
+                return
+        except BlockingIOError:
+            return
+        except OSError:  # as in `_readable`
+            pass
+        self._release()
 
     def _release_in(self, seconds: float) -> None:
         if self._closing is not None:
@@ -392,9 +393,8 @@ class _Link:
         if self._released:
             return
         self._released = self._closed = self._eof = True
-        for timer in (self._timer if self._future is None else None, self._closing):
-            if timer is not None:
-                timer.cancel()
+        if self._closing is not None:
+            self._closing.cancel()
         if self._reading:
             self._set_reading(False)
         if self._unsent:
@@ -403,8 +403,11 @@ class _Link:
         self._end_if_done()
 
     def _end_if_done(self) -> None:
-        if self._done and self._released:
-            self._owner.forget(self)
+        if not (self._done and self._released):
+            return
+        if self._timer is not None:  # a hook may run, and has its time, when the connection is closed
+            self._timer.cancel()
+        self._owner.forget(self)
 
 
 def _listens(effect: Effect | None) -> bool:

@@ -161,7 +161,7 @@ def _no_delay(listener: socket.socket) -> None:
 
     Connections inherit it from the socket that accepts them.
     """
-    if listener.family != socket.AF_UNIX:
+    if listener.family in (socket.AF_INET, socket.AF_INET6):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
