@@ -117,7 +117,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--server", action="append", choices=list(COMMANDS), help="only this one; may be repeated")
     parser.add_argument("--workload", action="append", choices=list(WORKLOADS), help="only this one; may be repeated")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=Bench.seconds, help="for a run (default: %(default)s)")
     parser.add_argument("--idle-connections", type=int, default=IDLE_CONNECTIONS, help="of W7 (default: %(default)s)")
     parser.add_argument("--python", default=sys.executable, help="the interpreter for qpsmtpd and aiosmtpd")
