@@ -1,6 +1,7 @@
 """`serve` in the loop of another program: it is cancelled like anything else, and starts no thread."""
 
 import asyncio
+import contextlib
 import socket
 import threading
 
@@ -90,3 +91,36 @@ def test_a_socket_that_listens_already_is_taken_as_it_is():
                 assert (await asyncio.to_thread(greeting, server.addresses[0]))[:4] == b"220 "
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("driver", "backend"),
+    [(over_asyncio, "asyncio"), (over_trio, "trio"), (over_anyio, "asyncio"), (over_anyio, "trio")],
+)
+def test_a_client_that_comes_while_a_server_stops_is_left_to_the_others_at_the_socket(driver, backend):
+    async def served():
+        """Whether a client that comes at the moment when the server stops is served, or still in the queue."""
+
+        async def come():
+            await anyio.wait_all_tasks_blocked()
+            client.connect(listener.getsockname())
+            client.sendall(b"QUIT\r\n")
+
+        with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
+            listener.setblocking(False)
+            client.settimeout(10)
+            async with (
+                anyio.create_task_group() as others,
+                driver.listen(make_site(*SITE), [listener.dup()], grace=10),
+            ):
+                others.start_soon(come)
+                await anyio.wait_readable(listener)  # wakes together with the server
+            with contextlib.suppress(BlockingIOError):
+                listener.accept()[0].close()
+                return True
+            return b"\r\n221 " in client.makefile("rb").read()
+
+    async def main():
+        assert all([await served() for _ in range(20)])
+
+    anyio.run(main, backend=backend)

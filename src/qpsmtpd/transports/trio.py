@@ -79,6 +79,8 @@ class Listening:
         with listener:
             while True:
                 await trio.lowlevel.wait_readable(listener)
+                if self._accepting.cancel_called:  # one that is awake already is not cancelled
+                    return
                 try:
                     connection, _ = listener.accept()
                 except (BlockingIOError, ConnectionAbortedError):
