@@ -6,12 +6,13 @@ the hooks, the mechanism's own first. What came of it the client is told, and th
 
 import base64
 import binascii
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from qpsmtpd.protocol import hooks
 from qpsmtpd.protocol.commands import parse_words
-from qpsmtpd.protocol.conversation import BARE_LINE_END, FAILURE, NOTHING, Conversation, Result, Script
-from qpsmtpd.protocol.events import NEED_DATA, Authentication, Event
+from qpsmtpd.protocol.conversation import BARE_LINE_END, Conversation, Script
+from qpsmtpd.protocol.events import Authentication
+from qpsmtpd.protocol.host import FAILURE, NOTHING, Result, Steps
 from qpsmtpd.protocol.replies import Reply
 from qpsmtpd.protocol.returncodes import DECLINED, DENY, OK
 from qpsmtpd.protocol.sasl import (
@@ -126,25 +127,25 @@ class Authenticating(Conversation):
     def _given_up(self, mechanism: str, user: str) -> Script:
         """The exchange has ended by its form, as the client has been told; a judgement counts all the same."""
         self._auth_failures += bool(user)
-        yield Authentication(mechanism, user, succeeded=False)
+        yield from self._host.tell(Authentication(mechanism, user, succeeded=False))
 
-    def _judged(self, mechanism: Mechanism, given: Credentials) -> Generator[Event, Result, tuple[str, Result]]:
+    def _judged(self, mechanism: Mechanism, given: Credentials) -> Steps[tuple[str, Result]]:
         """What the hook of the mechanism says, or else the one of all mechanisms."""
         arguments = (mechanism.name.lower(), given.user, given.password, given.digest, given.ticket)
         hook, result = mechanism.hook, NOTHING
         if hook in self._wanted:
             asked = hooks.HOOKS[hook]
             assert issubclass(asked, hooks.Auth)
-            result = yield asked(*arguments)
+            result = yield from self._host.ask(asked(*arguments))
         if result[0] is DECLINED and mechanism.general and "auth" in self._wanted:
-            hook, result = "auth", (yield hooks.Auth(*arguments))
+            hook, result = "auth", (yield from self._host.ask(hooks.Auth(*arguments)))
         return hook, result
 
     def _stored(
         self, mechanism: Mechanism, wanted: VerifierFor
-    ) -> Generator[Event, Result, tuple[ScramVerifier | None, tuple[str, Result]]]:
+    ) -> Steps[tuple[ScramVerifier | None, tuple[str, Result]]]:
         """What a plugin keeps of a user's password."""
-        answer, texts, _ = yield hooks.AuthScramSha256(mechanism.name.lower(), wanted.user)
+        answer, texts, _ = yield from self._host.ask(hooks.AuthScramSha256(mechanism.name.lower(), wanted.user))
         verifier = None
         if answer is OK and texts:
             try:
@@ -161,7 +162,7 @@ class Authenticating(Conversation):
             self._identity = mechanism, outcome.user
         elif answer is not FAILED:
             self._auth_failures += 1
-        yield Authentication(mechanism, outcome.user, outcome.success)
+        yield from self._host.tell(Authentication(mechanism, outcome.user, outcome.success))
         if not outcome.success and self._auth_failures >= self._limits.auth_failures:
             self._say(_TOO_MANY_FAILURES)
             yield from self._disconnect()
@@ -170,13 +171,13 @@ class Authenticating(Conversation):
             result = OK if outcome.success else DENY, (), None  # the mechanism has decided, not the hook
         self._judge(hook, result)
 
-    def _response(self) -> Generator[Event, Result, bytes | None]:
+    def _response(self) -> Steps[bytes | None]:
         """The client's answer to a challenge; None if it has refused or has been refused."""
         limit = self._limits.auth_line
         while (line := self._line(limit)) is None:
             if self._eof:
                 return None
-            yield NEED_DATA
+            yield from self._host.receive()
         if len(line) >= limit:
             self._refuse(_RESPONSE_TOO_LONG)
         elif line.find(b"\r") != len(line) - 1 or not line:

@@ -1,38 +1,33 @@
 """How a server converses: lines in, questions asked, replies out. It knows no command.
 
-The conversation is a generator. It yields an event and is resumed when the driver asks for
-the next one: with the answer, if it was a hook. Here are the plain methods that a driver
-calls, and the steps that all commands share; `server` has a script for each command. A driver
-that is a generator itself takes the conversation as it is (`conversation`).
+The conversation is a generator, which turns to its `Host` for all that it needs. Here are the
+steps that all commands share; `server` has a script for each command. And here are the plain
+methods for a driver that pulls: `next_event` resumes the conversation up to the next event,
+with the answer to the last one if that was a hook.
 """
 
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any
 
 from qpsmtpd.protocol import hooks
 from qpsmtpd.protocol.errors import LocalProtocolError
-from qpsmtpd.protocol.events import CLOSED, DRAIN, NEED_DATA, Event
+from qpsmtpd.protocol.events import CLOSED, Event
 from qpsmtpd.protocol.hooks import Hook
+from qpsmtpd.protocol.host import NOTHING, Events, HangUp, Host, Result, Steps
 from qpsmtpd.protocol.limits import Limits
 from qpsmtpd.protocol.replies import Reply, encode_reply
-from qpsmtpd.protocol.returncodes import DECLINED, ReturnCode
+from qpsmtpd.protocol.returncodes import ReturnCode
 from qpsmtpd.protocol.security import Security
 from qpsmtpd.protocol.state import State
-from qpsmtpd.protocol.verdicts import FAILED, VERDICTS, Answer, Verdict
+from qpsmtpd.protocol.verdicts import FAILED, VERDICTS, Verdict
 
-__all__ = ["BARE_LINE_END", "FAILURE", "NOTHING", "Conversation", "HangUp", "Result", "Script", "own_reply"]
+__all__ = ["BARE_LINE_END", "Conversation", "Script", "own_reply"]
 
-Result = tuple[Answer, tuple[str, ...], Reply | None]
-"""The answer to a hook, with its texts, and a reply of the plugin's own if it has prepared one."""
-
-NOTHING: Result = (DECLINED, (), None)
-"""What is sent into the conversation behind an event that asks nothing."""
-
-FAILURE: Result = (FAILED, (), None)
-"""What is sent where a hook could not be answered."""
-
-Script = Generator[Event, Result, None]
+Script = Steps[None]
 """What a server does at a command."""
+
+_EVENTS = Events()
 
 BARE_LINE_END = Reply(500, "5.5.2", "A command line ends with CRLF and holds no other CR or LF")
 _TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many errors")
@@ -57,6 +52,7 @@ class Conversation:
         "_errors",
         "_goodbye",
         "_greeting",
+        "_host",
         "_hostname",
         "_input",
         "_limits",
@@ -75,8 +71,16 @@ class Conversation:
     )
 
     def __init__(
-        self, hooks: Iterable[str], hostname: str, greeting: str, limits: Limits | None, *, enhanced: bool
+        self,
+        hooks: Iterable[str],
+        hostname: str,
+        greeting: str,
+        limits: Limits | None,
+        *,
+        enhanced: bool,
+        host: Host | None,
     ) -> None:
+        self._host = host or _EVENTS
         self._wanted = _checked(frozenset(hooks))
         self._hostname = hostname
         self._greeting = greeting
@@ -104,11 +108,7 @@ class Conversation:
         self._utf8 = False  # whether replies may hold more than ASCII
 
         self.conversation = self._converse()
-        """The events as a generator, to be used in place of `next_event` and its kin.
-
-        Send in the `Result` of a hook, and `NOTHING` behind any other event; throw `HangUp` in
-        behind one that asks for bytes. It ends where `next_event` gives `CLOSED`.
-        """
+        """What its host yields, as a generator; for a host of its own, in place of `next_event` and its kin."""
         next(self.conversation)
 
     # The driver's side
@@ -137,6 +137,7 @@ class Conversation:
         if self._pending is not None or self._shaking_hands:
             self._check_idle()
         answer, self._answer = self._answer, NOTHING
+        event: Event
         try:
             if self._goodbye is not None:
                 goodbye, self._goodbye = self._goodbye, None
@@ -224,8 +225,8 @@ class Conversation:
     def _converse(self) -> Script:
         limits, input_, output = self._limits, self._input, self._output
         try:
-            yield NEED_DATA  # taken by __init__, so that `hang_up` can reach the conversation
-            yield from self._ask(hooks.Connect, subject=self._greeting)
+            yield  # taken by __init__, so that `hang_up` can reach the conversation
+            yield from self._connect()
             while not self._closing:
                 line = self._line(limits.command_line) if input_ else None
                 if line is None:
@@ -234,11 +235,11 @@ class Conversation:
                         yield from self._forget_transaction()
                         yield from self._ask(hooks.Disconnect)
                         return
-                    yield NEED_DATA
+                    yield from self._host.receive()
                     continue
-                yield from self._script(line) or ()
+                yield from self._script(line)
                 if len(output) > limits.output:
-                    yield DRAIN
+                    yield from self._host.drain()
                 if self._errors > limits.errors and not self._closing:
                     self._say(_TOO_MANY_ERRORS)
                     yield from self._disconnect()
@@ -246,9 +247,11 @@ class Conversation:
             if not self._closing:
                 self._say(goodbye.reply)
                 yield from self._disconnect()
+        finally:
+            del self._host  # it may know this conversation, too
 
-    def _script(self, line: bytearray) -> Script | None:
-        """The script for a line, or None if the line has been refused."""
+    def _script(self, line: bytearray) -> Iterable[Any]:
+        """The script for a line, nothing if the line has been refused."""
         raise NotImplementedError
 
     def _line(self, limit: int) -> bytearray | None:
@@ -267,17 +270,25 @@ class Conversation:
 
     # Steps the scripts share
 
-    def _ask(self, hook: type[Hook], *arguments: object, subject: str = "") -> Generator[Event, Result, Verdict]:
-        """Ask a hook if the driver wants it, and carry out what its answer means."""
-        result = (yield hook(*arguments)) if hook.name in self._wanted else NOTHING
+    def _connect(self) -> Script:
+        """Meet a client."""
+        result = (yield from self._host.ask(hooks.Connect())) if "connect" in self._wanted else NOTHING
+        verdict = self._judge("connect", result, self._greeting)
+        if verdict.proceed:
+            self._host.connected()
+        if verdict.close or verdict.reset:
+            yield from self._end(verdict)
+
+    def _ask(self, hook: type[Hook], *arguments: object, subject: str = "") -> Script:
+        """Ask a hook if the host wants it, and carry out what its answer means."""
+        result = (yield from self._host.ask(hook(*arguments))) if hook.name in self._wanted else NOTHING
         verdict = self._judge(hook.name, result, subject)
         if verdict.close or verdict.reset:
             yield from self._end(verdict)
-        return verdict
 
-    def _pieces(self, hook: type[hooks.ParseHook], argument: str) -> Generator[Event, Result, Result | None]:
+    def _pieces(self, hook: type[hooks.ParseHook], argument: str) -> Steps[Result | None]:
         """What a plugin's parser makes of the arguments; None if they have been refused."""
-        result = yield hook(argument)
+        result = yield from self._host.ask(hook(argument))
         return result if self._judge(hook.name, result).proceed else None
 
     def _judge(self, hook: str, result: Result, subject: str = "") -> Verdict:
@@ -296,17 +307,24 @@ class Conversation:
             self._output += encode_reply(reply.code, reply.enhanced, text, self._enhanced, self._utf8)
         return verdict
 
-    def _end(self, verdict: Verdict) -> Script:
-        if verdict.close:
-            yield from self._disconnect()
-        else:
-            yield from self._forget_transaction()
+    def _end(self, verdict: Verdict) -> Iterable[Any]:
+        return self._disconnect() if verdict.close else self._forget_transaction()
 
-    def _forget_transaction(self) -> Script:
-        if "reset_transaction" in self._wanted and (result := (yield _RESET_TRANSACTION)) is not NOTHING:
-            verdict = self._judge("reset_transaction", result)
-            if verdict.close or verdict.reset:
-                yield from self._end(verdict)
+    def _forget_transaction(self) -> Iterable[Any]:
+        if "reset_transaction" in self._wanted:
+            return self._ask_and_forget()
+        self._start_anew()
+        return ()
+
+    def _ask_and_forget(self) -> Script:
+        result = yield from self._host.ask(_RESET_TRANSACTION)
+        verdict = self._judge("reset_transaction", result)
+        if verdict.close or verdict.reset:
+            yield from self._end(verdict)
+        self._start_anew()
+
+    def _start_anew(self) -> None:
+        self._host.transaction_ended()
         if self._state is not _START:
             self._state = _IDLE
         self._clear_transaction()
@@ -343,14 +361,6 @@ def _checked(wanted: frozenset[str]) -> frozenset[str]:
     if unknown := wanted - VERDICTS.keys():
         raise ValueError(f"no such hook: {', '.join(sorted(unknown))}")
     return wanted
-
-
-class HangUp(Exception):  # noqa: N818 - no error
-    """Thrown into the conversation to end it with a reply: a timeout, a shutdown."""
-
-    def __init__(self, reply: Reply) -> None:
-        super().__init__(reply)
-        self.reply = reply
 
 
 def own_reply(code: int, lines: Iterable[str]) -> Reply:

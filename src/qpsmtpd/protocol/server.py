@@ -9,10 +9,10 @@ Nothing in here knows sockets, time or plugins.
 """
 
 import re
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from qpsmtpd.protocol import hooks
 from qpsmtpd.protocol.addresses import Mailbox, parse_path
@@ -26,11 +26,12 @@ from qpsmtpd.protocol.commands import (
     parse_path_argument,
     parse_words,
 )
-from qpsmtpd.protocol.conversation import BARE_LINE_END, NOTHING, Result, Script
+from qpsmtpd.protocol.conversation import BARE_LINE_END, Script
 from qpsmtpd.protocol.errors import SyntaxProblem
-from qpsmtpd.protocol.events import NEED_DATA, Content, Event, StartTls
+from qpsmtpd.protocol.events import StartTls
 from qpsmtpd.protocol.framing import ChunkReader, ContentReader, HeaderSplitter, LineEndings, Mark
 from qpsmtpd.protocol.hooks import Hook
+from qpsmtpd.protocol.host import NOTHING, Host, Steps
 from qpsmtpd.protocol.limits import Limits
 from qpsmtpd.protocol.parameters import check_parameters
 from qpsmtpd.protocol.replies import Reply
@@ -87,14 +88,14 @@ _MORE, _END = Mark.MORE, Mark.END
 _IN_MAIL, _IN_RCPT = State.MAIL, State.RCPT
 _MAIL, _RCPT, _DATA = Command.MAIL, Command.RCPT, Command.DATA
 
-_QUEUE, _RECEIVED_LINE = hooks.Queue, hooks.ReceivedLine
-_AFTER_CONTENT: tuple[type[Hook], ...] = (
-    hooks.DataPostHeaders,
-    hooks.ReceivedLine,
-    hooks.DataPost,
-    hooks.QueuePre,
-    hooks.Queue,
-    hooks.QueuePost,
+_QUEUE, _RECEIVED_LINE = hooks.Queue(), hooks.ReceivedLine("SMTP")
+_AFTER_CONTENT: tuple[Hook, ...] = (
+    hooks.DataPostHeaders(),
+    _RECEIVED_LINE,  # each message has one of its own
+    hooks.DataPost(),
+    hooks.QueuePre(),
+    _QUEUE,
+    hooks.QueuePost(),
 )
 _REFUSED_CONTENT = {Mark.BARE: _BARE_IN_CONTENT, Mark.TOO_LARGE: _TOO_LARGE}
 
@@ -217,6 +218,7 @@ class Server(Authenticating):
         auth_required: bool = False,
         nonce: Callable[[], str] | None = None,
         secret: bytes = b"",
+        host: Host | None = None,
     ) -> None:
         """Start a session; the first `next_event` leads to the greeting.
 
@@ -229,6 +231,8 @@ class Server(Authenticating):
         without it (RFC 6409). `nonce` gives fresh text that nobody can guess, in printable
         ASCII without commas and angle brackets; without it, mechanisms with a challenge are
         not offered. `secret` is the same for all sessions: it hides which users exist.
+
+        `host` is asked in place of the driver, which then runs `conversation`.
 
         Raises ValueError for a hook that does not exist.
         """
@@ -249,8 +253,10 @@ class Server(Authenticating):
         self._binary = False
         self._incoming: _Incoming | None = None
         greeting = greeting or f"{hostname} {'LMTP' if lmtp else 'ESMTP'} qpsmtpd"
-        super().__init__(hooks, hostname, greeting, limits, enhanced=Extension.ENHANCEDSTATUSCODES in self._extensions)
-        self._after_content = [h for h in _AFTER_CONTENT if h.name in self._wanted or h is _QUEUE]
+        super().__init__(
+            hooks, hostname, greeting, limits, enhanced=Extension.ENHANCEDSTATUSCODES in self._extensions, host=host
+        )
+        self._after_content = [h for h in _AFTER_CONTENT if h.name in self._wanted or h in (_RECEIVED_LINE, _QUEUE)]
         self._update_offer()
 
     def announce(self, *keywords: str) -> None:
@@ -281,7 +287,7 @@ class Server(Authenticating):
 
     # From a line to a script
 
-    def _script(self, line: bytearray) -> Script | None:
+    def _script(self, line: bytearray) -> Iterable[Any]:
         if len(line) >= self._limits.command_line:
             return self._bad_line(line, _LINE_TOO_LONG)
         text = line.decode("utf-8", "surrogateescape")
@@ -299,19 +305,19 @@ class Server(Authenticating):
             return self._unrecognized(verb.lower(), argument if blank else None)
         if self._auth_required and self._identity is None and command in AUTHENTICATED_ONLY:
             self._refuse(_AUTHENTICATE_FIRST if self._mechanisms or self.security is not None else _TLS_FIRST)
-            return None
+            return ()
         out_of_order = ORDER[command][self._state]
         if out_of_order is not None and command is not Command.BDAT and (command, self._state) not in HOOKS_COME_FIRST:
             self._refuse(out_of_order)
-            return None
+            return ()
         return self._SCRIPTS[command](self, argument)
 
-    def _bad_line(self, line: bytearray, reply: Reply) -> Script | None:
+    def _bad_line(self, line: bytearray, reply: Reply) -> Iterable[Any]:
         """Refuse a line for its form; behind a chunk of unknown size its content would pass for commands."""
         if bytes(line[:4]).upper() == b"BDAT" and "BDAT" in self._offer.commands:
             return self._out_of_step()
         self._refuse(reply)
-        return None
+        return ()
 
     def _out_of_step(self) -> Script:
         self._say(_CHUNK_OUT_OF_STEP)
@@ -338,8 +344,11 @@ class Server(Authenticating):
             return
         if self._state not in (State.START, State.IDLE):  # RFC 5321 section 4.1.4
             yield from self._forget_transaction()
-        result = (yield hook(words[0], tuple(words[1:]))) if hook.name in self._wanted else NOTHING
-        # Composed now, since a plugin may have announced keywords while it was asked.
+        hello = hook(words[0], tuple(words[1:]))
+        result = (yield from self._host.ask(hello)) if hook.name in self._wanted else NOTHING
+        if VERDICTS[hook.name][result[0]].proceed:
+            self._host.greeted(hello)
+        # Composed now, since a plugin may have had keywords announced.
         keywords = [*self._offer.keywords, *self._keywords] if hook is hooks.Ehlo else []
         self._keywords.clear()
         verdict = self._judge(hook.name, result, "\n".join([self._hostname, *keywords]))
@@ -359,7 +368,7 @@ class Server(Authenticating):
         self._say(_BEGIN_TLS)
         self._drop_input()  # whatever was sent behind STARTTLS was sent in clear, by anybody
         self._shaking_hands = True
-        yield StartTls()
+        yield from self._host.tell(StartTls())
         if not self._eof:
             yield from self._forget_client()
 
@@ -374,8 +383,8 @@ class Server(Authenticating):
         yield from self._forget_client()
         if claim.login:
             self._identity = "xclient", claim.login
-        yield claim
-        yield from self._ask(hooks.Connect, subject=self._greeting)
+        yield from self._host.tell(claim)
+        yield from self._connect()
 
     def _forget_client(self) -> Script:
         """Forget what the client has said of itself (RFC 3207 section 4.2)."""
@@ -410,10 +419,11 @@ class Server(Authenticating):
         sender = self._mailbox(path)
         if sender is None:
             return
-        result = (yield hooks.Mail(sender, parameters)) if "mail" in self._wanted else NOTHING
+        result = (yield from self._host.ask(hooks.Mail(sender, parameters))) if "mail" in self._wanted else NOTHING
         verdict = self._judge("mail", result, sender.path)
         if verdict.proceed:
             self._state = _IN_MAIL
+            self._host.sender_accepted(sender, parameters)
         elif verdict.close or verdict.reset:
             yield from self._end(verdict)
 
@@ -440,17 +450,16 @@ class Server(Authenticating):
         if not recipient.local_part and recipient.domain is None:
             self._refuse(_NULL_RECIPIENT)
             return
-        result = (yield hooks.Rcpt(recipient, parameters)) if "rcpt" in self._wanted else NOTHING
+        result = (yield from self._host.ask(hooks.Rcpt(recipient, parameters))) if "rcpt" in self._wanted else NOTHING
         verdict = self._judge("rcpt", result, recipient.path)
         if verdict.proceed:
             self._state = _IN_RCPT
             self._recipients += 1
+            self._host.recipient_accepted(recipient, parameters)
         elif verdict.close or verdict.reset:
             yield from self._end(verdict)
 
-    def _parsed(
-        self, hook: type[hooks.ParseHook], keyword: str, argument: str
-    ) -> Generator[Event, Result, _Parsed | None]:
+    def _parsed(self, hook: type[hooks.ParseHook], keyword: str, argument: str) -> Steps[_Parsed | None]:
         """What follows MAIL or RCPT, by a plugin's parser if it has one; None if it has been answered."""
         result = yield from self._pieces(hook, argument)
         if result is None:
@@ -484,9 +493,9 @@ class Server(Authenticating):
 
     def _mended(
         self, hook: type[hooks.MailPre | hooks.RcptPre], path: str, parameters: Parameters
-    ) -> Generator[Event, Result, str | None]:
+    ) -> Steps[str | None]:
         """The path as a plugin would have it; None if the command has been answered."""
-        answer, texts, _ = result = yield hook(path, parameters)
+        answer, texts, _ = result = yield from self._host.ask(hook(path, parameters))
         if not self._judge(hook.name, result).proceed:
             return None
         return path if answer is not OK else texts[0] if texts else ""
@@ -509,7 +518,7 @@ class Server(Authenticating):
         if self._binary:
             self._refuse(_BINARY_BY_CHUNKS)
             return
-        result = (yield hooks.Data()) if "data" in self._wanted else NOTHING
+        result = (yield from self._host.ask(hooks.Data())) if "data" in self._wanted else NOTHING
         out_of_order = ORDER[_DATA][self._state]
         if out_of_order is not None and VERDICTS["data"][result[0]].proceed:
             self._refuse(out_of_order)
@@ -537,7 +546,7 @@ class Server(Authenticating):
             return
         message = self._incoming
         if message is None:
-            result = (yield hooks.Data()) if "data" in self._wanted else NOTHING
+            result = (yield from self._host.ask(hooks.Data())) if "data" in self._wanted else NOTHING
             if not VERDICTS["data"][result[0]].proceed:
                 yield from self._skip(size)
                 said = len(self._output)
@@ -582,7 +591,7 @@ class Server(Authenticating):
             if data and not header.ended:
                 part, data = header.split(data)
                 if part:
-                    yield Content(part, True)
+                    yield from self._host.content(part, in_header=True)
                 if header.too_large:
                     message.problem = _HEADER_TOO_LARGE
                     reader.discard()
@@ -591,14 +600,14 @@ class Server(Authenticating):
                     if self._closing:
                         break
             if data:
-                yield Content(data)
+                yield from self._host.content(data, in_header=False)
             if mark is _END:
                 break
             if mark is _MORE:
                 if self._eof:
                     message.problem = _CUT_OFF
                     break
-                yield NEED_DATA
+                yield from self._host.receive()
             elif mark is Mark.BARE_DOT:
                 self._say(_OUT_OF_STEP)
                 yield from self._disconnect()
@@ -609,7 +618,7 @@ class Server(Authenticating):
         """The content has ended: check it, queue it, and tell the client."""
         if message.problem is None and not message.header.ended:
             if rest := message.header.rest():
-                yield Content(rest, in_header=True)
+                yield from self._host.content(rest, in_header=True)
             message.problem = yield from self._headers_end()
             if self._closing:
                 return
@@ -620,16 +629,20 @@ class Server(Authenticating):
             self._repeat(said, recipients)
             yield from self._forget_transaction()
             return
+        line = self._received_line()
         for hook in self._after_content:
             if hook is _QUEUE and self._lmtp:
                 yield from self._queue_for_each(recipients)
                 if self._closing:
                     return
                 continue
-            event = self._received_line() if hook is _RECEIVED_LINE else hook()
-            result = (yield event) if hook.name in self._wanted else NOTHING
+            if hook is _RECEIVED_LINE:
+                hook = line  # noqa: PLW2901 - in its place
+            result = (yield from self._host.ask(hook)) if hook.name in self._wanted else NOTHING
             said = len(self._output)
             verdict = self._judge(hook.name, result)
+            if hook is line and verdict.proceed:
+                self._host.content_ended(line, result)
             if not verdict.proceed:
                 self._repeat(said, recipients)
             if verdict.close or verdict.reset:
@@ -641,7 +654,7 @@ class Server(Authenticating):
         """LMTP: queue the message for each recipient, with a reply for each (RFC 2033 section 4.2)."""
         closing = False
         for number in range(recipients):
-            result = (yield hooks.Queue(number)) if "queue" in self._wanted else NOTHING
+            result = (yield from self._host.ask(hooks.Queue(number))) if "queue" in self._wanted else NOTHING
             closing |= self._judge("queue", result).close
         if closing:
             yield from self._disconnect()
@@ -657,11 +670,12 @@ class Server(Authenticating):
         tls = str(self.security) if self.security is not None else ""
         return _received_line(tls, self._identity, utf8=self._utf8, lmtp=self._lmtp, esmtp=self._esmtp)
 
-    def _headers_end(self) -> Generator[Event, Result, Reply | None]:
+    def _headers_end(self) -> Steps[Reply | None]:
         """Ask at the end of the header; give what is to be said when the content has ended."""
+        self._host.header_ended()
         if "data_headers_end" not in self._wanted:
             return None
-        answer, texts, _ = result = yield hooks.DataHeadersEnd()
+        answer, texts, _ = result = yield from self._host.ask(hooks.DataHeadersEnd())
         verdict = VERDICTS["data_headers_end"][answer]
         if verdict.reply is not None and not verdict.close:
             return replace(verdict.reply, text="\n".join(texts)) if texts and verdict.plugin_text else verdict.reply
@@ -674,7 +688,7 @@ class Server(Authenticating):
         if not self._count_error():
             return
         hook = hooks.UnrecognizedCommand
-        result = (yield hook(word, rest)) if hook.name in self._wanted else NOTHING
+        result = (yield from self._host.ask(hook(word, rest))) if hook.name in self._wanted else NOTHING
         if word in NOT_IMPLEMENTED and VERDICTS[hook.name][result[0]].proceed:
             self._say(_NOT_IMPLEMENTED)
             return

@@ -19,7 +19,6 @@ from qpsmtpd.protocol import (
     FAILED,
     REFUSALS,
     VERDICTS,
-    Answer,
     Hook,
     Reply,
     ReturnCode,
@@ -27,19 +26,18 @@ from qpsmtpd.protocol import (
     hooks,
 )
 from qpsmtpd.protocol.conversation import own_reply
+from qpsmtpd.protocol.host import Result
 from qpsmtpd.session.connection import Connection
 from qpsmtpd.session.effects import Await, CallBlocking, Effect, Effects, Pause
 from qpsmtpd.session.transaction import Transaction
 from qpsmtpd.site import PLAIN, Entry, Kind, Settings, Site, current_session, no_result
 
-__all__ = ["NO_OPINION", "PARSE_HOOKS", "Asking", "Chains", "Texts"]
+__all__ = ["PARSE_HOOKS", "Asking", "Chains"]
 
 Texts = tuple[str, ...]
 
-Asking = Generator[Effect, object, tuple[Answer, Texts]]
-"""A hook that is being asked; in the end its answer, with texts."""
-
-NO_OPINION: tuple[Answer, Texts] = (DECLINED, ())
+Asking = Generator[Effect, object, Result]
+"""A hook that is being asked; in the end its answer."""
 
 _SLOW = 0.05  # seconds that a plain hook may take where it keeps others waiting
 _REMEDY = "make the hook `async def`, or mark it @blocking (docs/plugins.md)"
@@ -91,7 +89,7 @@ class Chains:
         for entry in self._chains.get(name, ()):
             if queueing and not self.transaction.has_recipients:
                 self.respond(554, _NOBODY_LEFT)
-                return DONE, ()
+                return DONE, (), self._own_reply
             given = arguments if entry.arguments == len(arguments) else arguments[: entry.arguments]
             try:
                 if entry.kind is PLAIN:
@@ -118,7 +116,7 @@ class Chains:
                 self._site.log_failure(name, entry.name, "the hook")
                 if VERDICTS[name][FAILED].reply is None:
                     continue
-                return FAILED, ()
+                return FAILED, (), self._own_reply
             kept = results.get(entry.name)
             if kept is None:
                 results[entry.name] = {entry.note: _KEPT[answer]}
@@ -131,8 +129,8 @@ class Chains:
                 self._run_as(name)
                 begun = self._clock()
             if answer is not DECLINED:
-                return answer, texts
-        return DECLINED, texts
+                return answer, texts, self._own_reply
+        return DECLINED, texts, self._own_reply
 
     def _held_up(self, entry: Entry, hook: str, seconds: float) -> None:
         """Log, once, that a hook has kept all other sessions waiting."""
@@ -151,17 +149,17 @@ class Chains:
 
         The code of the hook itself means nothing: without a parser the built-in one is used.
         """
-        answer, _ = yield from self._ask(hook)
+        answer, _, own = yield from self._ask(hook)
         given = self._take_parser()
         if answer is FAILED or given is None:
-            return (FAILED, ()) if answer is FAILED else NO_OPINION
+            return (FAILED if answer is FAILED else DECLINED), (), own
         entry, parser = given
         try:
             code, texts = self._understood(hook.name, entry, parser(hook.command, hook.argument))
         except Exception:  # noqa: BLE001 - it is a plugin's
             self._site.log_failure(hook.name, entry.name, "the parser")
-            return FAILED, ()
-        return (DENY if code is DECLINED else code), texts
+            return FAILED, (), self._own_reply
+        return (DENY if code is DECLINED else code), texts, self._own_reply
 
     def _take_parser(self) -> tuple[Entry, Callable[..., object]] | None:
         parser, self._parser = self._parser, None

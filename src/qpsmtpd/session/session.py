@@ -1,8 +1,9 @@
-"""One client, from accept to close: events of the protocol in, hooks run, effects out.
+"""One client, from accept to close: the protocol's host, which runs hooks, and effects out.
 
-Theory of operation. `run` is a generator of effects (`effects`). It takes events from
-`protocol.Server`; a hook is answered by its chain of plugins (`chain`), then by what the
-session itself does at that hook (`_OWN`), and the answer goes back.
+Theory of operation. `run` is a generator of effects (`effects`). For most of the time it is the
+conversation of `protocol.Server`, which turns to the session as its host (`protocol.host`): a
+hook is answered by its chain of plugins (`chain`), and what the conversation has come to goes
+into the connection and the transaction.
 
 Between the transport's bytes and the protocol's there may be a PROXY header, once, and TLS:
 from the start, by the role of the listener, or after STARTTLS. `data_to_send` and `_take` are
@@ -12,25 +13,22 @@ Nothing in here reads or writes a socket, starts a thread or sleeps; clock and r
 are the site's, and arguments there.
 """
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, ClassVar, cast
+from typing import cast
 
 from qpsmtpd.logs import LOGERROR, LOGINFO, LOGWARN
 from qpsmtpd.networks import is_listed
 from qpsmtpd.protocol import (
-    DRAIN,
     FAILED,
-    NEED_DATA,
     OK,
     VERDICTS,
-    Answer,
     Authentication,
-    Content,
-    Event,
     Extension,
     Hook,
+    Mailbox,
+    Parameters,
     Reply,
     Security,
     Server,
@@ -38,9 +36,9 @@ from qpsmtpd.protocol import (
     XClient,
     hooks,
 )
-from qpsmtpd.protocol.conversation import FAILURE, NOTHING, HangUp, Result
+from qpsmtpd.protocol.host import FAILURE, HangUp, Host, Result
 from qpsmtpd.session.arrival import read_proxy_header, shake_hands
-from qpsmtpd.session.chain import PARSE_HOOKS, Chains, Texts
+from qpsmtpd.session.chain import PARSE_HOOKS, Chains
 from qpsmtpd.session.connection import Connection, Peer, plain_address
 from qpsmtpd.session.effects import SHUTTING_DOWN, CallBlocking, Close, Effect, Flush, Interruption, Receive
 from qpsmtpd.session.role import MX, Role
@@ -58,7 +56,7 @@ _TOO_MANY = Reply(421, None, "Too many connections, please try again later")
 _TOO_MANY_FROM_YOU = Reply(421, None, "Too many connections from your address, please try again later")
 
 
-class Session(Chains):
+class Session(Chains, Host):
     """The session of one client. A transport drives `run` and sends `data_to_send`."""
 
     # Few sessions have these. CPython 3.11 is slower with an instance of more than 30 attributes.
@@ -79,7 +77,6 @@ class Session(Chains):
         self._tls: TlsChannel | None = None
         self._before_hello: tuple[bool | None, dict[str, object]] | None = None  # what STARTTLS goes back to
         self._trace_from = ""
-        self._in_header = False  # a piece of the header has come, and nothing behind it
         self._broken: OSError | None = None  # why the content could not be kept
         self._chore: Callable[[], None] | None = None  # work on the disk that is due
         self._transactions = 0
@@ -92,7 +89,7 @@ class Session(Chains):
     def _make_server(self) -> Server:
         site, settings, role = self._site, self._settings, self._role
         return Server(
-            hooks={*self._OWN, *site.chains},
+            hooks=site.chains,
             hostname=settings.hostname,
             greeting=settings.greeting.replace("ESMTP", "LMTP") if role.lmtp else settings.greeting,
             limits=settings.limits,
@@ -103,6 +100,7 @@ class Session(Chains):
             auth_required=role.auth_required,
             nonce=site.nonce,
             secret=site.secret,
+            host=self,
         )
 
     def _extensions(self) -> frozenset[Extension]:
@@ -148,12 +146,13 @@ class Session(Chains):
             if in_clear and not (yield from self._begin_tls()):
                 yield Close(linger=True)
                 return
-            yield from self._serve()
+            yield from self._server.conversation
             self._end_tls()
             yield Close(linger=self._out_of_tls or not self._server.peer_has_finished)
             yield from self._ask(hooks.PostConnection())
         finally:
             census.leave(address)
+            self._server.conversation.close()
             self.transaction.discard()
             if self._leaving is not None:
                 self._leaving.discard()
@@ -192,7 +191,7 @@ class Session(Chains):
         peer = self.connection.peer
         others = list(census.addresses())
         others.remove(address)
-        answer, texts = yield from self._ask(
+        answer, texts, _ = yield from self._ask(
             hooks.PreConnection(
                 peer.remote_ip, peer.remote_port, peer.local_ip, peer.local_port, settings.max_per_ip, tuple(others)
             )
@@ -202,70 +201,65 @@ class Session(Chains):
             return verdict.reply
         return Reply(verdict.reply.code, None, "\n".join(texts))
 
-    def _serve(self) -> Generator[Effect, object, None]:
-        talk = self._server.conversation
-        chains, own_part = self._chains, self._OWN
-        step: Callable[..., Event] = talk.send
-        given: Any = NOTHING  # or what is thrown: HangUp
-        while True:
-            if self._chore is not None:
-                yield from self._do_chore()
-            try:
-                event = step(given)
-            except StopIteration:
-                return
-            step, given = talk.send, NOTHING
-            if event is NEED_DATA or event is DRAIN:
-                early, self._early = self._early, b""
-                outcome = early or (yield self._next_wait(event))
-                if isinstance(outcome, bytes):
-                    self._take(outcome)
-                elif isinstance(outcome, Interruption):
-                    step, given = talk.throw, HangUp(self._goodbye(outcome))
-            elif isinstance(event, Content):
-                self._keep(event)
-            elif isinstance(event, Hook):
-                name = event.name
-                if self._in_header:
-                    self._end_header()
-                if name in chains or self._broken is not None:
-                    given = yield from self._asked(event)
-                if name in own_part and given[0] is not FAILED:
-                    own_part[name](self, event, given[0], given[1])
-            else:
-                yield from self._heard(event)
+    # The host of the conversation: what takes time
 
-    def _asked(self, event: Hook) -> Generator[Effect, object, Result]:
-        """Ask a hook in the course of the conversation."""
-        name = event.name
-        if self._broken is not None and VERDICTS[name][FAILED].reply is not None:
-            return FAILURE
+    def ask(self, hook: Hook) -> Generator[Effect, object, Result]:
+        """Have a hook answered by the plugins."""
         self._own_reply = None
-        if name not in self._special:
-            answer, texts = yield from self._ask(event)
-        elif isinstance(event, hooks.ParseHook):
-            answer, texts = yield from self._parse(event)
+        if hook.name in self._special or self._chore is not None or self._broken is not None:
+            return self._ask_specially(hook)
+        return self._ask(hook)
+
+    def _ask_specially(self, hook: Hook) -> Generator[Effect, object, Result]:
+        if self._chore is not None:
+            yield from self._do_chore()
+        if self._broken is not None and VERDICTS[hook.name][FAILED].reply is not None:
+            return FAILURE
+        if isinstance(hook, hooks.ParseHook):
+            return (yield from self._parse(hook))
+        self.transaction.narrow(hook.recipient if isinstance(hook, hooks.Queue) and self._role.lmtp else None)
+        result = yield from self._ask(hook)
+        self.transaction.narrow(None)
+        return result
+
+    def receive(self) -> Generator[Effect, object, None]:
+        """Have the transport give what the client sends."""
+        if self._chore is not None:
+            yield from self._do_chore()
+        early, self._early = self._early, b""
+        outcome = early or (yield self._next_wait())
+        if isinstance(outcome, bytes):
+            self._take(outcome)
+        elif isinstance(outcome, Interruption):
+            raise HangUp(self._goodbye(outcome))
+
+    def drain(self) -> Generator[Effect, object, None]:
+        """Have the transport write."""
+        outcome = yield Flush(self._settings.command_timeout)
+        if isinstance(outcome, Interruption):
+            raise HangUp(self._goodbye(outcome))
+
+    def content(self, data: bytes, *, in_header: bool) -> Iterable[Effect]:
+        """Keep a piece of the message."""
+        content = self.transaction.content
+        if in_header:
+            content.write_header(data)
+        elif self._broken is None and content.write(data):
+            self._chore = content.spool
+        return () if self._chore is None else self._do_chore()
+
+    def tell(self, news: StartTls | Authentication | XClient) -> Generator[Effect, object, None]:
+        """Act on what the client has said."""
+        if isinstance(news, Authentication):
+            self._authenticated(news)
+        elif isinstance(news, XClient):
+            self._speak_for(news)
+        elif (yield from self._begin_tls()):
+            self._forget_client()
         else:
-            self.transaction.narrow(event.recipient if isinstance(event, hooks.Queue) else None)
-            answer, texts = yield from self._ask(event)
-            self.transaction.narrow(None)
-        return answer, texts, self._own_reply
+            self._server.receive_data(b"")
 
-    def _heard(self, event: Event) -> Generator[Effect, object, None]:
-        """Act on what the protocol has to tell about the client."""
-        if isinstance(event, Authentication):
-            self._authenticated(event)
-        elif isinstance(event, XClient):
-            self._speak_for(event)
-        elif isinstance(event, StartTls):
-            if (yield from self._begin_tls()):
-                self._forget_client()
-            else:
-                self._server.receive_data(b"")
-
-    def _next_wait(self, event: Event) -> Receive | Flush:
-        if event is DRAIN:
-            return Flush(self._settings.command_timeout)
+    def _next_wait(self) -> Receive:
         receive = self._next_content if self._server.in_content else self._next_command
         left = self._deadline - self._clock()
         if left >= receive.timeout:
@@ -366,10 +360,10 @@ class Session(Chains):
         self._login = client.login or ""
         self._log(LOGINFO, f"pass, {old.remote_ip} speaks for {peer.remote_ip}")
 
-    # What the session itself does at a hook, once the plugins have answered
+    # The host of the conversation: what it has come to
 
-    def _connected(self, event: hooks.Connect, answer: Answer, texts: Texts) -> None:
-        del event, answer, texts
+    def connected(self) -> None:
+        """Remember what a TLS handshake goes back to; believe XCLIENT who has authenticated."""
         if self._site.tls is not None and self.connection.security is None:
             notes = self.connection.notes
             self._before_hello = self.connection.relay_client, {key: _copied(note) for key, note in notes.items()}
@@ -377,42 +371,47 @@ class Session(Chains):
             self._authenticated(Authentication("xclient", self._login, succeeded=True))
             self._login = ""
 
-    def _greeted(self, event: hooks.Helo | hooks.Ehlo, answer: Answer, texts: Texts) -> None:
-        del texts
-        if VERDICTS[event.name][answer].proceed:
-            connection = self.connection
-            connection.hello = "lhlo" if self._role.lmtp else event.name
-            connection.hello_host = event.host
-            self._trace_from = from_clause(connection)
+    def greeted(self, hello: hooks.Helo | hooks.Ehlo) -> None:
+        """Remember what the client calls itself; announce what plugins have in the note `capabilities`."""
+        connection = self.connection
+        connection.hello = "lhlo" if self._role.lmtp else hello.name
+        connection.hello_host = hello.host
+        self._trace_from = from_clause(connection)
         keywords = self.transaction.notes.get("capabilities", ())
         if isinstance(keywords, list | tuple):
             self._server.announce(*map(str, cast("Sequence[object]", keywords)))
 
-    def _sender(self, event: hooks.Mail, answer: Answer, texts: Texts) -> None:
-        del texts
-        if VERDICTS["mail"][answer].proceed:
-            self.transaction.sender, self.transaction.sender_parameters = event.sender, event.parameters
+    def sender_accepted(self, sender: Mailbox, parameters: Parameters) -> None:
+        """Put the sender into the transaction."""
+        self.transaction.sender, self.transaction.sender_parameters = sender, parameters
 
-    def _recipient(self, event: hooks.Rcpt, answer: Answer, texts: Texts) -> None:
-        del texts
-        if VERDICTS["rcpt"][answer].proceed:
-            self.transaction.accept_recipient(event.recipient, event.parameters)
+    def recipient_accepted(self, recipient: Mailbox, parameters: Parameters) -> None:
+        """Put a recipient into the transaction."""
+        self.transaction.accept_recipient(recipient, parameters)
 
-    def _received(self, event: hooks.ReceivedLine, answer: Answer, texts: Texts) -> None:
+    def header_ended(self) -> None:
+        """Have the header ready for plugins."""
+        content = self.transaction.content
+        if content.end_header():
+            self._chore = content.spool
+
+    def content_ended(self, line: hooks.ReceivedLine, result: Result) -> None:
+        """Put the trace fields on top."""
         header, hostname = self.transaction.header, self._settings.hostname
+        answer, texts, _ = result
         if answer is OK:
             header.add("Received", "\n".join(texts), 0)
         else:
-            comments = event.tls + event.authentication
-            how = f"{event.protocol} {' '.join(comments.split())}" if comments else event.protocol
+            comments = line.tls + line.authentication
+            how = f"{line.protocol} {' '.join(comments.split())}" if comments else line.protocol
             by = f"by {hostname} (qpsmtpd) with {how}"
             header.prepend(received_field(self._trace_from, by, self.transaction, self._site.date()))
         for forged in header.take("Authentication-Results"):
             header.add("Original-Authentication-Results", forged)
         header.prepend(authentication_results_field(hostname, self.connection, self.transaction))
 
-    def _new_transaction(self, event: Hook, answer: Answer, texts: Texts) -> None:
-        del event, answer, texts
+    def transaction_ended(self) -> None:
+        """Begin a new transaction, unless the one we have is as good as new."""
         self._chore = None  # what is forgotten need not be kept
         if not self.transaction.is_fresh:
             if self.transaction.has_files:
@@ -421,40 +420,12 @@ class Session(Chains):
             else:
                 self.transaction.discard()
             self.transaction = self._make_transaction()
-        self._in_header = False
         self._broken = None
-
-    _OWN: ClassVar[Mapping[str, Callable[..., None]]] = {
-        "connect": _connected,
-        "helo": _greeted,
-        "ehlo": _greeted,
-        "mail": _sender,
-        "rcpt": _recipient,
-        "received_line": _received,
-        "reset_transaction": _new_transaction,
-    }
 
     def _make_transaction(self) -> Transaction:
         self._transactions += 1
         identity = f"{self.connection.id}.{self._transactions}"
         return Transaction(identity, self._settings.size_threshold, self._site.spool_dir)
-
-    def _keep(self, event: Content) -> None:
-        content = self.transaction.content
-        if event.in_header:
-            self._in_header = True
-            content.write_header(event.data)
-            return
-        if self._in_header:
-            self._end_header()
-        if self._broken is None and content.write(event.data):
-            self._chore = content.spool
-
-    def _end_header(self) -> None:
-        self._in_header = False
-        content = self.transaction.content
-        if content.end_header():
-            self._chore = content.spool
 
     def _do_chore(self) -> Generator[Effect, object, None]:
         """Do what takes time on the disk, where it holds up nobody."""
