@@ -7,6 +7,7 @@ once a second at most. Settings without a file have the defaults of `DEFAULTS`.
 """
 
 import difflib
+import math
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -97,20 +98,17 @@ class Config:
             raise ConfigError(f"{directory}: there is no such config directory; `qpsmtpd init {directory}` writes one")
         self.directory = directory
         self.on_error = on_error
-        self._overrides = dict(overrides or {})
         self._clock = clock
         self._system_name: str | None = None
-        self._cache: dict[str, _Cached] = {}
+        self._cache = {name: _Cached((), values, {}, math.inf) for name, values in (overrides or {}).items()}
 
     def values(self, name: str) -> tuple[str, ...]:
         """All values of a setting."""
-        if name in self._overrides:
-            return self._overrides[name]
         return self._current(name).values
 
     def lines(self, name: str) -> tuple[Line, ...]:
         """The lines of a setting's file, with their places; defaults and overrides have none."""
-        return () if name in self._overrides else self._current(name).lines
+        return self._current(name).lines
 
     def value(self, name: str, default: str = "") -> str:
         """The first value of a setting, or `default`."""

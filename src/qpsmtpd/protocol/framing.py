@@ -26,7 +26,7 @@ __all__ = ["ChunkReader", "ContentReader", "HeaderSplitter", "LineEndings", "Mar
 _BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _END = re.compile(rb"\r\n\.\r\n")
 _END_OR_BARE_DOT = re.compile(rb"\r\n\.\r\n|\n\.\n")
-_OTHERS = bytes(set(range(256)) - set(b"\r\n"))
+_ONLY_CR, _ONLY_LF = (bytes(octet == kept for octet in range(256)) for kept in b"\r\n")  # for `translate`
 _CONTEXT = 4  # octets before a cut that may belong to a mark: CR LF . CR
 
 
@@ -89,18 +89,18 @@ class ContentReader:
             stop, consumed = end + 2, end + 5
         else:
             stop = consumed = self._certain(buffer, start)
-        data = bytes(buffer[start:stop])
-        lines = _count_lines(data)
-        if lines < 0 and not self._normalize:
-            return self._refuse_bare(buffer, start, data)
-        data = b"\r\n".join(data.rsplit(b"\r\n."))
-        if lines < 0:
+        piece = buffer[start:stop]
+        bare = has_bare(piece)
+        if bare and not self._normalize:
+            return self._refuse_bare(buffer, start, bytes(piece))
+        data = b"\r\n".join(piece.rsplit(b"\r\n."))
+        if bare:
             data = normalized(data)
-            lines = data.count(b"\r\n")
         if self._room is not None:
-            self._room -= len(data) - lines
-            if self._room < 0:
-                return self._refuse_large(buffer, data, stop, self._room + len(data) - lines)
+            size = len(data) - data.count(b"\r")
+            if size > self._room:
+                return self._refuse_large(buffer, data, stop, self._room)
+            self._room -= size
         if end < 0:
             self._context = (self._context + buffer[max(0, stop - _CONTEXT) : stop])[-_CONTEXT:]
         del buffer[:consumed]
@@ -250,15 +250,9 @@ def _first(data: bytes, size: int) -> bytes:
     return data[:cut]
 
 
-def has_bare(data: bytes) -> bool:
-    """Whether data holds a CR or LF that is not part of a CRLF."""
-    return _count_lines(data) < 0
-
-
-def _count_lines(data: bytes) -> int:
-    """How many CRLF there are in data; -1 if it holds another CR or LF."""
-    count = data.count(b"\r\n")
-    return count if len(data.translate(None, _OTHERS)) == 2 * count else -1
+def has_bare(data: bytes | bytearray) -> bool:
+    """Whether data holds a CR or LF that is not part of a CRLF: its LFs are not where its CRs are, one octet on."""
+    return b"\0" + data.translate(_ONLY_CR) != data.translate(_ONLY_LF) + b"\0"
 
 
 def normalized(data: bytes) -> bytes:

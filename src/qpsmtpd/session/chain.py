@@ -78,29 +78,30 @@ class Chains:
         Here, and only here, plugins are called. Whatever one does wrong is logged and becomes
         FAILED, which ends the chain too where a client waits for the reply.
         """
-        name = hook.name
+        name, clock = hook.name, self._clock
         arguments = (self.transaction, *hook.arguments)
+        most = len(arguments)
         results = (self.transaction if hook.of_transaction else self.connection).notes
         answer: ReturnCode = DECLINED
         texts: Texts = ()
         queueing = name in _QUEUEING
         self._run_as(name)
-        begun = self._clock()
+        begun = clock()
         for entry in self._chains.get(name, ()):
             if queueing and not self.transaction.has_recipients:
                 self.respond(554, _NOBODY_LEFT)
                 return DONE, (), self._own_reply
-            given = arguments if entry.arguments == len(arguments) else arguments[: entry.arguments]
+            given = arguments if entry.arguments >= most else arguments[: entry.arguments]
             try:
                 if entry.kind is PLAIN:
                     result = entry.method(*given)
-                    if (ended := self._clock()) - begun > _SLOW:
+                    if (ended := clock()) - begun > _SLOW:
                         self._held_up(entry, name, ended - begun)
                     begun = ended
                 else:
                     result = yield from self._wait_for(entry, given)
                     self._run_as(name)
-                    begun = self._clock()
+                    begun = clock()
                 if isinstance(result, ReturnCode):
                     answer, texts = result, ()
                 elif result is None:
@@ -127,7 +128,7 @@ class Chains:
                 watcher = hooks.Deny if answer in REFUSALS else hooks.Ok
                 yield from self._ask(watcher(entry.name, answer, first))
                 self._run_as(name)
-                begun = self._clock()
+                begun = clock()
             if answer is not DECLINED:
                 return answer, texts, self._own_reply
         return DECLINED, texts, self._own_reply
@@ -199,17 +200,22 @@ class Chains:
         """A hook's result as code and texts. Raises TypeError for what is none."""
         if result is None or isinstance(result, ReturnCode):
             return result or DECLINED, ()
-        kind = type(result).__name__
-        if isinstance(result, tuple) and result:
-            code, *given = cast("tuple[object, ...]", result)
-            if given and callable(given[0]) and hook in PARSE_HOOKS:
+        code, *given = _parts(result)
+        if isinstance(code, ReturnCode):
+            if len(given) == 1 and isinstance(given[0], str):  # as nearly always
+                return code, (given[0],)
+            if hook in PARSE_HOOKS and given and callable(given[0]):
                 self._parser = entry, given[0]
                 del given[0]
             texts = tuple([text for text in given if isinstance(text, str)])
-            if isinstance(code, ReturnCode) and len(texts) == len(given) - given.count(None):
+            if len(texts) == len(given) - given.count(None):
                 return code, texts
-        raise no_result(kind if hook.startswith("auth") else f"{result!r}")  # a password must not reach the log
+        raise no_result(type(result).__name__ if hook.startswith("auth") else f"{result!r}")  # no password in the log
 
     def respond(self, code: int, *lines: str) -> None:
         """Prepare the plugin's own reply to the command; it is sent if the plugin returns DONE."""
         self._own_reply = own_reply(code, lines)
+
+
+def _parts(result: object) -> tuple[object, ...]:
+    return cast("tuple[object, ...]", result) if isinstance(result, tuple) and result else (None,)

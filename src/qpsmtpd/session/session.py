@@ -397,7 +397,8 @@ class Session(Chains, Host):
 
     def content_ended(self, line: hooks.ReceivedLine, result: Result) -> None:
         """Put the trace fields on top."""
-        header, hostname = self.transaction.header, self._settings.hostname
+        transaction, hostname = self.transaction, self._settings.hostname
+        header = transaction.header
         answer, texts, _ = result
         if answer is OK:
             header.add("Received", "\n".join(texts), 0)
@@ -405,10 +406,10 @@ class Session(Chains, Host):
             comments = line.tls + line.authentication
             how = f"{line.protocol} {' '.join(comments.split())}" if comments else line.protocol
             by = f"by {hostname} (qpsmtpd) with {how}"
-            header.prepend(received_field(self._trace_from, by, self.transaction, self._site.date()))
+            header.prepend(received_field(self._trace_from, by, transaction, self._site.date()))
         for forged in header.take("Authentication-Results"):
             header.add("Original-Authentication-Results", forged)
-        header.prepend(authentication_results_field(hostname, self.connection, self.transaction))
+        header.prepend(authentication_results_field(hostname, self.connection, transaction))
 
     def transaction_ended(self) -> None:
         """Begin a new transaction, unless the one we have is as good as new."""
@@ -417,8 +418,6 @@ class Session(Chains, Host):
             if self.transaction.has_files:
                 self._leaving = self.transaction
                 self._chore = self._leaving.discard
-            else:
-                self.transaction.discard()
             self.transaction = self._make_transaction()
         self._broken = None
 

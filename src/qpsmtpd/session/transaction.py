@@ -70,7 +70,7 @@ class Transaction:
     @property
     def has_recipients(self) -> bool:
         """Whether there is any recipient."""
-        return bool(self._shown())
+        return bool(self._recipients if self._only is None else self._shown())
 
     @property
     def sole_recipient(self) -> Mailbox | None:

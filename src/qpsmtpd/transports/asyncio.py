@@ -11,6 +11,7 @@ import concurrent.futures
 import contextlib
 import socket
 from collections.abc import AsyncGenerator, Callable, Iterable
+from time import monotonic
 
 from qpsmtpd.session.effects import (
     SHUTTING_DOWN,
@@ -220,13 +221,13 @@ class _Link:
         if self._closed:
             self._say_goodbye()
         elif isinstance(self._waiting, Receive | Flush):
-            outcome = self._ready(self._waiting, max(0.0, self._deadline - self._loop.time()))
+            outcome = self._ready(self._waiting, max(0.0, self._deadline - monotonic()))
             if outcome is not _PENDING:
                 self._go(self._run.send, outcome)
 
     def _expired(self) -> None:
         self._timer = None
-        if self._loop.time() < self._deadline:  # it has been put off meanwhile
+        if monotonic() < self._deadline:  # it has been put off meanwhile
             self._set_timer()
         elif self._future is not None:
             future, self._future = self._future, None
@@ -266,7 +267,11 @@ class _Link:
                 data = self._session.data_to_send()
                 if data:
                     self._write(data)
-                outcome = self._perform(effect)
+                if isinstance(effect, Receive) and self._reading and not self._unsent and not self._stopping:
+                    self._wait_until(monotonic() + effect.timeout)  # as nearly always
+                    outcome = _PENDING
+                else:
+                    outcome = self._perform(effect)
                 if outcome is _PENDING:
                     self._waiting = effect
                     return
@@ -280,9 +285,6 @@ class _Link:
 
     def _perform(self, effect: Effect) -> object:
         """Perform an effect, or begin to: `_PENDING` says that a callback goes on with it."""
-        if isinstance(effect, Receive) and self._reading and not self._unsent and not self._stopping:
-            self._wait_until(self._loop.time() + effect.timeout)  # as nearly always
-            return _PENDING
         match effect:
             case Receive(seconds) | Flush(seconds) | Pause(seconds):
                 return self._ready(effect, seconds)
@@ -306,12 +308,12 @@ class _Link:
                     return b""
                 if not self._reading:
                     self._set_reading(True)
-        self._wait_until(self._loop.time() + seconds)
+        self._wait_until(monotonic() + seconds)
         return _PENDING
 
     def _wait_for(self, future: _Future, seconds: float, finished: Callable[..., None]) -> object:
         self._future = future
-        self._wait_until(self._loop.time() + seconds)
+        self._wait_until(monotonic() + seconds)
         future.add_done_callback(finished)
         return _PENDING
 
@@ -326,7 +328,7 @@ class _Link:
         if self._timer is not None:
             self._timer.cancel()
         self._alarm = self._deadline
-        self._timer = self._loop.call_at(self._alarm, self._expired)
+        self._timer = self._loop.call_later(self._alarm - monotonic(), self._expired)
 
     # The socket
 
