@@ -54,11 +54,14 @@ class Listening:
         self._serving = anyio.CancelScope()
         self._links: set[_Link] = set()
         self._idle = anyio.Event()
+        self._to_write: list[_Link] = []  # once all tasks have run that are ready now
+        self._writing = anyio.Event()
 
     async def run(self) -> None:
         """Accept and serve until `stop`."""
         with self._serving:
             async with anyio.create_task_group() as sessions:
+                sessions.start_soon(self._write_all)
                 with self._accepting:
                     async with anyio.create_task_group() as listeners:
                         for listener, role in self.sockets:
@@ -75,6 +78,24 @@ class Listening:
             for link in self._links:
                 link.shut_down()
         self._serving.cancel()
+
+    def write_soon(self, link: "_Link") -> None:
+        """Have a connection `flush` once all tasks have run that are ready now.
+
+        What they say is then written together: the first reply wakes the clients' process, and
+        the others find it awake.
+        """
+        if not self._to_write:
+            self._writing.set()
+        self._to_write.append(link)
+
+    async def _write_all(self) -> None:
+        while True:
+            await self._writing.wait()
+            self._writing = anyio.Event()
+            links, self._to_write = self._to_write, []
+            for link in links:
+                link.flush()
 
     async def _accept(self, listener: socket.socket, role: Role, sessions: anyio.abc.TaskGroup) -> None:
         with listener:
@@ -96,7 +117,7 @@ class Listening:
         """Start a session, which is known from now on: `stop` must not overlook it."""
         try:
             connection.setblocking(False)
-            link = _Link(self._site, connection, role)
+            link = _Link(self, self._site, connection, role)
         except Exception:  # noqa: BLE001 - settings that have gone bad
             self._site.log_failure("", "", "beginning a session")
             connection.close()
@@ -124,10 +145,12 @@ class _Link:
     is awaited between waiting and reading, so that nothing is lost then.
     """
 
-    def __init__(self, site: Site, connection: socket.socket, role: Role) -> None:
+    def __init__(self, owner: Listening, site: Site, connection: socket.socket, role: Role) -> None:
         self.socket = connection
+        self._owner = owner
         self._session = Session(site, peer_of(connection), role)
         self._unsent = b""
+        self._stuck = False  # the client does not take what is unsent
         self._scope: anyio.CancelScope | None = None
         self._stopping = False
 
@@ -150,6 +173,12 @@ class _Link:
         """Tell the client 421 as soon as the session listens to it."""
         self._stopping = True
         if self._scope is not None:
+            self._scope.cancel()
+
+    def flush(self) -> None:
+        """Write what the session has said; what the client does not take is waited for before anything is read."""
+        self._stuck = self._send()
+        if self._stuck and self._scope is not None:
             self._scope.cancel()
 
     async def _converse(self, step: Callable[[object], Effect], effect: Effect) -> Effect:
@@ -201,8 +230,10 @@ class _Link:
         return SHUTTING_DOWN if self._stopping else TIMED_OUT
 
     async def _receive(self) -> bytes:
-        """Write what there is, then read. A client that vanishes is a client that has finished."""
-        await self._write()
+        """Have written what there is, and read. A client that vanishes is a client that has finished."""
+        self._take_output()
+        if self._stuck:
+            await self._write()
         while True:
             await anyio.wait_readable(self.socket)
             try:
@@ -213,12 +244,21 @@ class _Link:
                 return b""
 
     async def _write(self) -> None:
+        self._take_output()
         while self._send():
             await anyio.wait_writable(self.socket)
+        self._stuck = False
+
+    def _take_output(self) -> None:
+        data = self._session.data_to_send()
+        if data:
+            if not self._unsent:
+                self._owner.write_soon(self)
+            self._unsent += data
 
     def _send(self) -> bool:
         """Write what the socket takes; whether anything is left."""
-        data = self._unsent + self._session.data_to_send()
+        data = self._unsent
         if data:
             try:
                 data = data[self.socket.send(data) :]
