@@ -1,289 +1,70 @@
-"""The trio driver: a task for each connection.
-
-It waits for plain sockets to be ready: trio's own ones read first and then give way to others,
-which costs a second turn of the loop for each read.
-"""
+"""The trio driver: callbacks for connections, a task for each hook that is waited for."""
 
 import contextlib
 import math
-import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from functools import partial
+from typing import Any
 
 import trio
+import trio.lowlevel
 
-from qpsmtpd.session.effects import (
-    SHUTTING_DOWN,
-    TIMED_OUT,
-    Await,
-    CallBlocking,
-    Close,
-    Effect,
-    Flush,
-    Interruption,
-    Pause,
-    Receive,
-)
-from qpsmtpd.session.role import Role
-from qpsmtpd.session.session import Session
+from qpsmtpd.session.effects import Await, CallBlocking
 from qpsmtpd.site import Site
-from qpsmtpd.transports.sockets import (
-    GRACE,
-    LINGER,
-    RECEIVE_SIZE,
-    RETRY,
-    Bound,
-    Place,
-    bind,
-    bound_address,
-    peer_of,
-)
+from qpsmtpd.transports.links import Finished, Hook, Links
+from qpsmtpd.transports.reactor import Reactor, Task
+from qpsmtpd.transports.sockets import GRACE, Place, bind
 
 __all__ = ["Listening", "listen", "serve"]
 
 
-class Listening:
+class Listening(Links):
     """A running server."""
 
-    def __init__(self, site: Site, sockets: Iterable[Bound]) -> None:
-        self._site = site
-        self.sockets = list(sockets)
-        self.addresses = [bound_address(listener) for listener, _ in self.sockets]
-        """Where it listens."""
-        self._accepting = trio.CancelScope()
-        self._serving = trio.CancelScope()
-        self._links: set[_Link] = set()
+    def __init__(self, site: Site) -> None:
+        self._reactor = Reactor(self._start, trio.sleep, trio.lowlevel.wait_readable, trio.CancelScope)
+        super().__init__(site, self._reactor)
+        self._serving = trio.CancelScope(shield=True)  # `stop` ends it, and lets sessions finish before
         self._idle = trio.Event()
-        self._to_write: list[_Link] = []  # once all tasks have run that are ready now
-        self._writing = trio.Event()
 
     async def run(self) -> None:
         """Accept and serve until `stop`."""
         with self._serving:
-            async with trio.open_nursery() as sessions:
-                sessions.start_soon(self._write_all)
-                with self._accepting:
-                    async with trio.open_nursery() as listeners:
-                        for listener, role in self.sockets:
-                            listeners.start_soon(self._accept, listener, role, sessions)
+            async with trio.open_nursery() as self._tasks:
+                await self._reactor.run()
 
-    async def stop(self, grace: float = GRACE) -> None:
-        """Accept no more; let sessions finish for `grace` seconds, then tell them 421."""
-        self._accepting.cancel()
-        for seconds in (grace, LINGER):
-            with trio.move_on_after(seconds):
-                while self._links:
-                    self._idle = trio.Event()
-                    await self._idle.wait()
-            for link in self._links:
-                link.shut_down()
+    def _start(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._tasks.start_soon(task)
+
+    async def wait_until_idle(self, seconds: float) -> None:  # noqa: D102 - as in the base class
+        self._idle = trio.Event()
+        with trio.move_on_after(seconds):
+            if self.links:
+                await self._idle.wait()
+
+    def went_idle(self) -> None:  # noqa: D102
+        self._idle.set()
+
+    def start_hook(self, effect: Await | CallBlocking, finished: Finished) -> Hook:  # noqa: D102
+        task = Task(partial(_perform, effect), trio.CancelScope(), finished)
+        self._start(task.run)
+        return task
+
+    def end(self) -> None:  # noqa: D102
         self._serving.cancel()
 
-    def write_soon(self, link: "_Link") -> None:
-        """Have a connection `flush` once all tasks have run that are ready now.
 
-        What they say is then written together: the first reply wakes the clients' process, and
-        the others find it awake.
-        """
-        if not self._to_write:
-            self._writing.set()
-        self._to_write.append(link)
-
-    async def _write_all(self) -> None:
-        while True:
-            await self._writing.wait()
-            self._writing = trio.Event()
-            links, self._to_write = self._to_write, []
-            for link in links:
-                link.flush()
-
-    async def _accept(self, listener: socket.socket, role: Role, sessions: trio.Nursery) -> None:
-        with listener:
-            while True:
-                await trio.lowlevel.wait_readable(listener)
-                if self._accepting.cancel_called:  # one that is awake already is not cancelled
-                    return
-                try:
-                    connection, _ = listener.accept()
-                except (BlockingIOError, ConnectionAbortedError):
-                    continue
-                except OSError as error:  # out of descriptors: give it a moment
-                    self._site.log_failure("", "", f"accepting a connection ({error.strerror})")
-                    await trio.sleep(RETRY)
-                    continue
-                self._begin(connection, role, sessions)
-
-    def _begin(self, connection: socket.socket, role: Role, sessions: trio.Nursery) -> None:
-        """Start a session, which is known from now on: `stop` must not overlook it."""
-        try:
-            connection.setblocking(False)
-            link = _Link(self, self._site, connection, role)
-        except Exception:  # noqa: BLE001 - settings that have gone bad
-            self._site.log_failure("", "", "beginning a session")
-            connection.close()
-        else:
-            self._links.add(link)
-            sessions.start_soon(self._serve, link)
-
-    async def _serve(self, link: "_Link") -> None:
-        try:
-            with link.socket:
-                await link.drive()
-        except Exception:  # noqa: BLE001 - a fault of ours must not take other sessions along
-            self._site.log_failure("", "", "the session")
-        finally:
-            self._links.discard(link)
-            if not self._links:
-                self._idle.set()
-
-
-class _Link:
-    """One connection: the session's effects performed by trio.
-
-    A cancel scope costs as much as the rest of a read, so one serves for many: if it ends a wait
-    too early, as the deadline has been put off meanwhile, the wait goes on in a new one. Nothing
-    is awaited between waiting and reading, so that nothing is lost then.
-    """
-
-    def __init__(self, owner: Listening, site: Site, connection: socket.socket, role: Role) -> None:
-        self.socket = connection
-        self._owner = owner
-        self._session = Session(site, peer_of(connection), role)
-        self._unsent = b""
-        self._stuck = False  # the client does not take what is unsent
-        self._scope: trio.CancelScope | None = None
-        self._stopping = False
-
-    async def drive(self) -> None:
-        """Drive the session to its end."""
-        run = self._session.run()
-        step: Callable[..., Effect] = run.send
-        outcome: object = None
-        with contextlib.closing(run), contextlib.suppress(StopIteration):
-            while True:
-                effect = step(outcome)
-                if isinstance(effect, Receive):
-                    effect = await self._converse(run.send, effect)
-                try:
-                    outcome, step = await self._perform(effect), run.send
-                except Exception as error:  # noqa: BLE001 - it is the session's to handle
-                    outcome, step = error, run.throw
-
-    def shut_down(self) -> None:
-        """Tell the client 421 as soon as the session listens to it."""
-        self._stopping = True
-        if self._scope is not None:
-            self._scope.cancel()
-
-    def flush(self) -> None:
-        """Write what the session has said; what the client does not take is waited for before anything is read."""
-        self._stuck = self._send()
-        if self._stuck and self._scope is not None:
-            self._scope.cancel()
-
-    async def _converse(self, step: Callable[[object], Effect], effect: Effect) -> Effect:
-        """Write and read until the session wants something else; it does so before it ends."""
-        while isinstance(effect, Receive):
-            deadline = trio.current_time() + effect.timeout
-            while not self._stopping and trio.current_time() < deadline:
-                with trio.CancelScope(deadline=deadline) as self._scope:
-                    begun_for = deadline
-                    while True:
-                        effect = step(await self._receive())
-                        if not isinstance(effect, Receive):
-                            return effect
-                        deadline = trio.current_time() + effect.timeout
-                        if deadline < begun_for:
-                            self._scope.deadline = begun_for = deadline
-            effect = step(self._interruption())
-        return effect
-
-    async def _perform(self, effect: Effect) -> object:
-        match effect:
-            case Receive():
-                raise AssertionError("this is for _converse")
-            case Flush(timeout=seconds):
-                return await self._in_time(seconds, self._write)
-            case Pause(seconds=seconds, until_input=until_input):
-                outcome = await self._in_time(seconds, self._receive if until_input else self._write)
-                if not until_input:
-                    await trio.sleep(seconds)
-                return outcome if isinstance(outcome, bytes) else b""
-            case Await(awaitable=awaitable, timeout=seconds):
-                with trio.move_on_after(seconds):
-                    return await awaitable
-                raise TimeoutError
-            case CallBlocking(function=function, timeout=seconds):
-                with trio.move_on_after(seconds):
-                    return await trio.to_thread.run_sync(function, abandon_on_cancel=True)
-                raise TimeoutError
-            case Close(linger=linger):
-                await self._close(linger=linger)
-                return None
-
-    async def _in_time(self, seconds: float, transfer: Callable[[], Awaitable[bytes | None]]) -> object:
-        if self._stopping:
-            return SHUTTING_DOWN
-        with trio.move_on_after(seconds) as self._scope:
-            return await transfer()
-        return self._interruption()
-
-    def _interruption(self) -> Interruption:
-        return SHUTTING_DOWN if self._stopping else TIMED_OUT
-
-    async def _receive(self) -> bytes:
-        """Have written what there is, and read. A client that vanishes is a client that has finished."""
-        self._take_output()
-        if self._stuck:
-            await self._write()
-        while True:
-            await trio.lowlevel.wait_readable(self.socket)
-            try:
-                return self.socket.recv(RECEIVE_SIZE)
-            except BlockingIOError:
-                continue
-            except OSError:
-                return b""
-
-    async def _write(self) -> None:
-        self._take_output()
-        while self._send():
-            await trio.lowlevel.wait_writable(self.socket)
-        self._stuck = False
-
-    def _take_output(self) -> None:
-        data = self._session.data_to_send()
-        if data:
-            if not self._unsent:
-                self._owner.write_soon(self)
-            self._unsent += data
-
-    def _send(self) -> bool:
-        """Write what the socket takes; whether anything is left."""
-        data = self._unsent
-        if data:
-            try:
-                data = data[self.socket.send(data) :]
-            except BlockingIOError:
-                pass
-            except OSError:  # as in `_receive`, which will notice
-                data = b""
-        self._unsent = data
-        return bool(data)
-
-    async def _close(self, *, linger: bool) -> None:
-        with trio.move_on_after(LINGER), contextlib.suppress(OSError):
-            await self._write()
-            if linger:
-                self.socket.shutdown(socket.SHUT_WR)
-                while await self._receive():
-                    pass
-        self.socket.close()
+async def _perform(effect: Await | CallBlocking) -> object:
+    if isinstance(effect, Await):
+        return await effect.awaitable
+    return await trio.to_thread.run_sync(effect.function, abandon_on_cancel=True)
 
 
 @contextlib.asynccontextmanager
 async def listen(site: Site, addresses: Iterable[Place], *, grace: float = GRACE) -> AsyncGenerator[Listening, None]:
     """Serve while the block runs; at its end stop, as `Listening.stop` does. Raises OSError."""
-    listening = Listening(site, bind(addresses))
+    listening = Listening(site)
+    listening.start(bind(addresses))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(listening.run)
         try:

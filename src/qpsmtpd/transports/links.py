@@ -1,0 +1,540 @@
+"""Connections driven by callbacks, without a task for each: what the drivers of all event loops share.
+
+A connection is a socket that the loop watches; reading and writing are plain calls. Compared
+with a task for each connection, or with the streams of these libraries, this saves most of
+what a loop costs for each message. A task or a thread runs only where a hook waits.
+
+What the sessions say in one turn of the loop is written together at its end: the first reply
+wakes the clients' process, and the others find it awake. One alarm serves all connections: it
+is set for the first deadline, and put off when that has been put off meanwhile.
+"""
+
+import contextlib
+import math
+import socket
+from collections.abc import Callable, Iterable
+from time import monotonic
+from typing import Any, Protocol
+
+from qpsmtpd.session.effects import (
+    SHUTTING_DOWN,
+    TIMED_OUT,
+    Await,
+    CallBlocking,
+    Close,
+    Effect,
+    Flush,
+    Pause,
+    Receive,
+)
+from qpsmtpd.session.role import Role
+from qpsmtpd.session.session import Session
+from qpsmtpd.site import Site
+from qpsmtpd.transports.sockets import (
+    GRACE,
+    LINGER,
+    RECEIVE_SIZE,
+    RETRY,
+    Address,
+    Bound,
+    bound_address,
+    peer_of,
+)
+
+__all__ = ["Finished", "Hook", "Links", "Loop", "Timer"]
+
+_PENDING = object()
+_AT_ONCE = 16  # connections accepted before the others have their turn
+
+
+class Timer(Protocol):
+    """A call that is due later."""
+
+    def cancel(self) -> object:
+        """Do not call."""
+        ...
+
+
+class Loop(Protocol):
+    """What connections need of an event loop, by the names of asyncio's."""
+
+    def call_soon(self, callback: Callable[[], object], /) -> object:
+        """Call back at the end of this turn, or in the next one."""
+        ...
+
+    def call_later(self, delay: float, callback: Callable[[], object], /) -> Timer:
+        """Call back in so many seconds, or a little earlier."""
+        ...
+
+    def add_reader(self, fd: int, callback: Callable[[], object], /) -> object:
+        """Call back whenever there is something to read."""
+        ...
+
+    def remove_reader(self, fd: int, /) -> object:
+        """Do so no more."""
+        ...
+
+    def add_writer(self, fd: int, callback: Callable[[], object], /) -> object:
+        """Call back whenever there is room to write."""
+        ...
+
+    def remove_writer(self, fd: int, /) -> object:
+        """Do so no more."""
+        ...
+
+
+class Hook(Protocol):
+    """A hook that is waited for."""
+
+    def cancel(self) -> object:
+        """End it."""
+        ...
+
+    def cancelled(self) -> bool:
+        """Whether it was ended before it was done."""
+        ...
+
+    def exception(self) -> BaseException | None:
+        """What it has raised."""
+        ...
+
+    def result(self) -> object:
+        """What it has given."""
+        ...
+
+
+Finished = Callable[[Any], object]
+"""Is told of a hook that has ended, in the loop."""
+
+
+class Links:
+    """A running server: its listening sockets, and its connections."""
+
+    forgets_errors = False
+    """Whether the loop tells of a reset once, and no more: there may be data to read before it shows."""
+
+    def __init__(self, site: Site, loop: Loop) -> None:
+        self.addresses: list[Address] = []
+        """Where it listens."""
+        self.site = site
+        self.loop = loop
+        self.alarm = math.inf
+        """When to look for connections whose time is over, on the monotonic clock."""
+        self.links: set[_Link] = set()
+        self._timer: Timer | None = None  # of the alarm
+        self._listeners: list[socket.socket] = []
+        self._to_write: list[_Link] = []  # at the end of this turn of the loop
+
+    def start(self, sockets: Iterable[Bound]) -> None:
+        """Begin to accept on these sockets."""
+        for listener, role in sockets:
+            self.addresses.append(bound_address(listener))
+            self._listeners.append(listener)
+            self._watch(listener, role)
+
+    async def stop(self, grace: float = GRACE) -> None:
+        """Accept no more; let sessions finish for `grace` seconds, then tell them 421."""
+        while self._listeners:
+            listener = self._listeners.pop()
+            self.loop.remove_reader(listener.fileno())
+            listener.close()
+        for seconds in (grace, LINGER):
+            await self.wait_until_idle(seconds)
+            for link in list(self.links):
+                link.shut_down()
+        for link in list(self.links):
+            link.abort()
+        self.silence()
+        self.end()
+
+    # What each library does in its own way
+
+    async def wait_until_idle(self, seconds: float) -> None:
+        """Wait until the last connection has ended, for so many seconds at most."""
+        raise NotImplementedError
+
+    def went_idle(self) -> None:
+        """The last connection has ended."""
+        raise NotImplementedError
+
+    def start_hook(self, effect: Await | CallBlocking, finished: Finished) -> Hook:
+        """Run a hook that is waited for; `finished` is told later."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """All connections have ended."""
+        raise NotImplementedError
+
+    # What connections ask for
+
+    def write_soon(self, link: "_Link") -> None:
+        """Have a connection `flush` at the end of this turn of the loop."""
+        if not self._to_write:
+            self.loop.call_soon(self._write_all)
+        self._to_write.append(link)
+
+    def set_alarm(self, deadline: float) -> None:
+        """Look for connections whose time is over at `deadline`, not later."""
+        self.silence()
+        self.alarm = deadline
+        self._timer = self.loop.call_later(deadline - monotonic(), self._ring)
+
+    def silence(self) -> None:
+        """Set no alarm."""
+        self.alarm = math.inf
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def forget(self, link: "_Link") -> None:
+        """Take leave of a connection that has ended."""
+        self.links.discard(link)
+        if not self.links:
+            self.went_idle()
+
+    # What the loop calls
+
+    def _write_all(self) -> None:
+        links, self._to_write = self._to_write, []
+        for link in links:
+            link.flush()
+
+    def _ring(self) -> None:
+        now = monotonic()
+        self._timer, self.alarm = None, math.inf
+        for link in list(self.links):
+            link.look_at_clock(now)
+        first = min((link.deadline for link in self.links), default=math.inf)
+        if first < self.alarm:
+            self.set_alarm(first)
+
+    def _watch(self, listener: socket.socket, role: Role) -> None:
+        if listener in self._listeners:
+            self.loop.add_reader(listener.fileno(), lambda: self._accept(listener, role))
+
+    def _accept(self, listener: socket.socket, role: Role) -> None:
+        for _ in range(_AT_ONCE):
+            try:
+                connection, _ = listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:  # out of descriptors: give it a moment
+                self.site.log_failure("", "", f"accepting a connection ({error.strerror})")
+                self.loop.remove_reader(listener.fileno())
+                self.loop.call_later(RETRY, lambda: self._watch(listener, role))
+                return
+            link = _Link(self, connection, role)
+            self.links.add(link)
+            link.begin()
+
+
+class _Link:
+    """One connection: the session's effects performed with the loop's callbacks.
+
+    Either the session waits (`_waiting` is its effect), and the next callback that fits goes on
+    with it; or a hook runs that is waited for (`_hook`), and nothing is read meanwhile.
+    """
+
+    __slots__ = (
+        "_closed",
+        "_closes_at",
+        "_deadline",
+        "_descriptor",
+        "_done",
+        "_due",
+        "_eof",
+        "_hook",
+        "_linger",
+        "_loop",
+        "_owner",
+        "_reading",
+        "_released",
+        "_role",
+        "_run",
+        "_session",
+        "_socket",
+        "_stopping",
+        "_unsent",
+        "_waiting",
+    )
+
+    def __init__(self, owner: Links, connection: socket.socket, role: Role) -> None:
+        self._owner = owner
+        self._loop = owner.loop
+        self._socket = connection
+        self._descriptor = connection.fileno()  # the loop would ask a socket for it, and for its names besides
+        self._role = role
+        self._waiting: Effect | None = None
+        self._hook: Hook | None = None
+        self._due = b""  # what is written at the end of this turn of the loop
+        self._unsent = b""  # what the client has not taken then
+        self._eof = False
+        self._reading = False
+        self._stopping = False
+        self._deadline = math.inf  # of what the session waits for
+        self._closes_at = math.inf
+        self._closed = self._linger = self._released = self._done = False
+
+    def begin(self) -> None:
+        """Start the session."""
+        try:
+            self._socket.setblocking(False)
+            self._session = Session(self._owner.site, peer_of(self._socket), self._role)
+        except Exception:  # noqa: BLE001 - settings that have gone bad, or a client that has gone
+            self._owner.site.log_failure("", "", "beginning a session")
+            self._done = True
+            self._release()
+        else:
+            self._run = self._session.run()
+            self._go(self._run.send, None)
+
+    # What the server calls
+
+    def shut_down(self) -> None:
+        """Tell the client 421 as soon as the session listens to it."""
+        self._stopping = True
+        if isinstance(self._waiting, Receive | Flush):
+            self._go(self._run.send, SHUTTING_DOWN)
+
+    def abort(self) -> None:
+        """End the session at once."""
+        hook, self._hook, self._waiting = self._hook, None, None
+        if hook is not None:
+            hook.cancel()
+        if not self._done:
+            self._run.close()
+            self._done = True
+        self._release()
+
+    def flush(self) -> None:
+        """Write what the session has said; what the client does not take waits until it does."""
+        data, self._due = self._due, b""
+        if self._released:
+            return
+        try:
+            sent = self._socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:  # as in `_readable`
+            self._end_input()
+            sent = len(data)
+        if sent < len(data):
+            self._unsent = data[sent:]
+            self._loop.add_writer(self._descriptor, self._writable)
+            if self._closed:
+                self._release_in(LINGER if self._linger else GRACE)
+        elif self._closed:
+            self._say_goodbye()
+        elif self._eof:
+            self._tell_end()
+
+    def _look_for_reset(self) -> None:
+        if not self._eof and self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self._end_input()
+            self._tell_end()
+
+    def _tell_end(self) -> None:
+        if _listens(self._waiting):
+            self._go(self._run.send, b"")
+
+    @property
+    def deadline(self) -> float:
+        """When to `look_at_clock`, on the monotonic clock. A hook has its time behind the end of the connection, too."""
+        return min(self._deadline, self._closes_at)
+
+    def look_at_clock(self, now: float) -> None:
+        """End what has taken too long."""
+        if self._closes_at <= now:
+            self._closes_at = math.inf
+            self._release()
+        if self._deadline > now:
+            return
+        self._deadline = math.inf
+        if self._hook is not None:
+            hook, self._hook = self._hook, None
+            hook.cancel()
+            self._go(self._run.throw, TimeoutError())
+        elif isinstance(self._waiting, Receive | Flush | Pause):
+            self._go(self._run.send, b"" if isinstance(self._waiting, Pause) else TIMED_OUT)
+
+    # What the loop calls
+
+    def _readable(self) -> None:
+        if self._closed:
+            self._drain()
+        elif self._unsent or not (isinstance(self._waiting, Receive) or _listens(self._waiting)):
+            self._set_reading(False)
+        else:
+            try:
+                data = self._socket.recv(RECEIVE_SIZE)
+            except BlockingIOError:
+                return
+            except OSError:  # a client that vanishes is a client that has finished
+                data = b""
+            if not data:
+                self._end_input()
+            self._go(self._run.send, data)
+            if self._owner.forgets_errors and not self._due:  # else it shows when that is sent
+                self._look_for_reset()
+
+    def _writable(self) -> None:
+        self._due, self._unsent = self._unsent, b""
+        self._loop.remove_writer(self._descriptor)
+        self.flush()
+        if not self._unsent and isinstance(self._waiting, Receive | Flush):
+            outcome = self._ready(self._waiting, max(0.0, self._deadline - monotonic()))
+            if outcome is not _PENDING:
+                self._go(self._run.send, outcome)
+
+    def _finished(self, hook: Hook) -> None:
+        """Go on with a hook's result."""
+        cancelled = hook.cancelled()
+        error = None if cancelled else hook.exception()
+        if hook is not self._hook:
+            return  # nobody waits for it any more
+        self._hook = None
+        if cancelled:
+            self.abort()
+        elif error is not None:
+            self._go(self._run.throw, error)
+        else:
+            self._go(self._run.send, hook.result())
+
+    # The session's effects
+
+    def _go(self, step: Callable[..., Effect], outcome: object) -> None:
+        """Drive the session until it waits for something."""
+        self._waiting = None
+        send = self._run.send
+        try:
+            while True:
+                effect = step(outcome)
+                step = send
+                data = self._session.data_to_send()
+                if data:
+                    self._write(data)
+                if isinstance(effect, Receive) and self._reading and not self._unsent and not self._stopping:
+                    self._wait_until(monotonic() + effect.timeout)  # as nearly always
+                    outcome = _PENDING
+                else:
+                    outcome = self._perform(effect)
+                if outcome is _PENDING:
+                    self._waiting = effect
+                    return
+        except StopIteration:
+            self._done = True
+        except Exception:  # noqa: BLE001 - a fault of ours must not take other sessions along
+            self._owner.site.log_failure("", "", "the session")
+            self._done = True
+            self._release()
+        self._end_if_done()
+
+    def _perform(self, effect: Effect) -> object:
+        """Perform an effect, or begin to: `_PENDING` says that a callback goes on with it."""
+        match effect:
+            case Receive(seconds) | Flush(seconds) | Pause(seconds):
+                return self._ready(effect, seconds)
+            case Await() | CallBlocking():
+                self._hook = self._owner.start_hook(effect, self._finished)
+                self._wait_until(monotonic() + effect.timeout)
+                return _PENDING
+            case Close(linger):
+                self._close(linger=linger)
+                return None
+
+    def _ready(self, effect: Receive | Flush | Pause, seconds: float) -> object:
+        """What an effect that waits for the peer has come to, or `_PENDING`."""
+        if self._stopping and not isinstance(effect, Pause):
+            return SHUTTING_DOWN
+        if isinstance(effect, Flush) and self._due:
+            self.flush()
+        if not self._unsent:
+            if isinstance(effect, Flush):
+                return None
+            if _listens(effect):
+                if self._eof:
+                    return b""
+                if not self._reading:
+                    self._set_reading(True)
+        self._wait_until(monotonic() + seconds)
+        return _PENDING
+
+    def _wait_until(self, deadline: float) -> None:
+        self._deadline = deadline
+        if deadline < self._owner.alarm:
+            self._owner.set_alarm(deadline)
+
+    # The socket
+
+    def _set_reading(self, reading: bool) -> None:
+        self._reading = reading
+        if reading:
+            self._loop.add_reader(self._descriptor, self._readable)
+        else:
+            self._loop.remove_reader(self._descriptor)
+
+    def _end_input(self) -> None:
+        self._eof = True
+        self._set_reading(False)
+
+    def _write(self, data: bytes) -> None:
+        if self._unsent:
+            self._unsent += data
+            return
+        if not self._due:
+            self._owner.write_soon(self)
+        self._due += data
+
+    def _close(self, *, linger: bool) -> None:
+        self._closed, self._linger = True, linger
+        if self._unsent:
+            self._release_in(LINGER if linger else GRACE)
+        elif not self._due:
+            self._say_goodbye()
+
+    def _say_goodbye(self) -> None:
+        """All has been sent: close, or let a client that may still be sending read our last reply first."""
+        if self._linger and not self._eof:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_WR)
+                self._release_in(LINGER)
+                if not self._reading:
+                    self._set_reading(True)
+                return
+        self._release()
+
+    def _drain(self) -> None:
+        try:
+            if self._socket.recv(RECEIVE_SIZE):
+                return
+        except BlockingIOError:
+            return
+        except OSError:  # as in `_readable`
+            pass
+        self._release()
+
+    def _release_in(self, seconds: float) -> None:
+        self._closes_at = monotonic() + seconds
+        if self._closes_at < self._owner.alarm:
+            self._owner.set_alarm(self._closes_at)
+
+    def _release(self) -> None:
+        if self._released:
+            return
+        self._released = self._closed = self._eof = True
+        if self._reading:
+            self._set_reading(False)
+        if self._unsent:
+            self._loop.remove_writer(self._descriptor)
+        self._socket.close()
+        self._end_if_done()
+
+    def _end_if_done(self) -> None:
+        if not (self._done and self._released):
+            return
+        self._owner.forget(self)
+
+
+def _listens(effect: Effect | None) -> bool:
+    """Whether the session wants to hear from the client."""
+    return isinstance(effect, Receive) or (isinstance(effect, Pause) and effect.until_input)
