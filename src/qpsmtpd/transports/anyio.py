@@ -1,9 +1,8 @@
 """The anyio driver, for asyncio and trio: callbacks for connections, a task for each hook that is waited for."""
 
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from functools import partial
-from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -11,8 +10,9 @@ import anyio.to_thread
 from qpsmtpd.session.effects import Await, CallBlocking
 from qpsmtpd.site import Site
 from qpsmtpd.transports.links import Finished, Hook, Links
-from qpsmtpd.transports.reactor import Reactor, Task
+from qpsmtpd.transports.reactor import Callback, Reactor, Timer
 from qpsmtpd.transports.sockets import GRACE, Place, bind
+from qpsmtpd.transports.tasks import Task
 
 __all__ = ["Listening", "listen", "serve"]
 
@@ -21,8 +21,7 @@ class Listening(Links):
     """A running server."""
 
     def __init__(self, site: Site) -> None:
-        self._reactor = Reactor(self._start, anyio.sleep, anyio.wait_readable, anyio.CancelScope)
-        super().__init__(site, self._reactor)
+        super().__init__(site, Reactor(self._call_soon, self._call_later))
         self._serving = anyio.CancelScope(shield=True)  # `stop` ends it, and lets sessions finish before
         self._idle = anyio.Event()
 
@@ -30,10 +29,24 @@ class Listening(Links):
         """Accept and serve until `stop`."""
         with self._serving:
             async with anyio.create_task_group() as self._tasks:
-                await self._reactor.run()
+                with contextlib.closing(self.reactor) as reactor:
+                    while True:
+                        await anyio.wait_readable(reactor.fileno())
+                        reactor.turn()
 
-    def _start(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._tasks.start_soon(task)
+    def _call_soon(self, callback: Callback) -> None:
+        async def call() -> None:
+            callback()
+
+        self._tasks.start_soon(call)
+
+    def _call_later(self, delay: float, callback: Callback) -> Timer:
+        return self._start(partial(anyio.sleep, max(delay, 0.0)), lambda task: task.cancelled() or callback())
+
+    def _start(self, work: Callable[[], Awaitable[object]], finished: Callable[[Task], object]) -> Task:
+        task = Task(work, anyio.CancelScope(), finished)
+        self._tasks.start_soon(task.run)
+        return task
 
     async def wait_until_idle(self, seconds: float) -> None:  # noqa: D102 - as in the base class
         self._idle = anyio.Event()
@@ -45,9 +58,7 @@ class Listening(Links):
         self._idle.set()
 
     def start_hook(self, effect: Await | CallBlocking, finished: Finished) -> Hook:  # noqa: D102
-        task = Task(partial(_perform, effect), anyio.CancelScope(), finished)
-        self._start(task.run)
-        return task
+        return self._start(partial(_perform, effect), finished)
 
     def end(self) -> None:  # noqa: D102
         self._serving.cancel()

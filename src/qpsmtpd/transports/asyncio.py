@@ -1,4 +1,4 @@
-"""The asyncio driver: the callbacks of the running loop, whichever it is but Windows' proactor."""
+"""The asyncio driver, for every loop that can watch a descriptor (all but Windows' proactor)."""
 
 import asyncio
 import concurrent.futures
@@ -9,6 +9,7 @@ from functools import partial
 from qpsmtpd.session.effects import Await, CallBlocking
 from qpsmtpd.site import Site
 from qpsmtpd.transports.links import Finished, Hook, Links
+from qpsmtpd.transports.reactor import Reactor
 from qpsmtpd.transports.sockets import GRACE, THREADS, Place, bind
 
 __all__ = ["Listening", "listen", "serve"]
@@ -18,9 +19,10 @@ class Listening(Links):
     """A running server."""
 
     def __init__(self, site: Site) -> None:
-        self._asyncio = asyncio.get_running_loop()
-        super().__init__(site, self._asyncio)
-        self.forgets_errors = not isinstance(self._asyncio, asyncio.SelectorEventLoop)  # uvloop does
+        self._loop = asyncio.get_running_loop()
+        reactor = Reactor(self._loop.call_soon, self._loop.call_later)
+        self._loop.add_reader(reactor.fileno(), reactor.turn)
+        super().__init__(site, reactor)
         self._threads = concurrent.futures.ThreadPoolExecutor(THREADS, "qpsmtpd")
         self._idle = asyncio.Event()
 
@@ -44,9 +46,11 @@ class Listening(Links):
 
     def _finished_in_thread(self, finished: Finished, future: concurrent.futures.Future[object]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
-            self._asyncio.call_soon_threadsafe(finished, future)
+            self._loop.call_soon_threadsafe(finished, future)
 
     def end(self) -> None:  # noqa: D102
+        self._loop.remove_reader(self.reactor.fileno())
+        self.reactor.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 

@@ -30,6 +30,7 @@ from qpsmtpd.session.effects import (
 from qpsmtpd.session.role import Role
 from qpsmtpd.session.session import Session
 from qpsmtpd.site import Site
+from qpsmtpd.transports.reactor import Reactor, Timer
 from qpsmtpd.transports.sockets import (
     GRACE,
     LINGER,
@@ -41,46 +42,10 @@ from qpsmtpd.transports.sockets import (
     peer_of,
 )
 
-__all__ = ["Finished", "Hook", "Links", "Loop", "Timer"]
+__all__ = ["Finished", "Hook", "Links"]
 
 _PENDING = object()
 _AT_ONCE = 16  # connections accepted before the others have their turn
-
-
-class Timer(Protocol):
-    """A call that is due later."""
-
-    def cancel(self) -> object:
-        """Do not call."""
-        ...
-
-
-class Loop(Protocol):
-    """What connections need of an event loop, by the names of asyncio's."""
-
-    def call_soon(self, callback: Callable[[], object], /) -> object:
-        """Call back at the end of this turn, or in the next one."""
-        ...
-
-    def call_later(self, delay: float, callback: Callable[[], object], /) -> Timer:
-        """Call back in so many seconds, or a little earlier."""
-        ...
-
-    def add_reader(self, fd: int, callback: Callable[[], object], /) -> object:
-        """Call back whenever there is something to read."""
-        ...
-
-    def remove_reader(self, fd: int, /) -> object:
-        """Do so no more."""
-        ...
-
-    def add_writer(self, fd: int, callback: Callable[[], object], /) -> object:
-        """Call back whenever there is room to write."""
-        ...
-
-    def remove_writer(self, fd: int, /) -> object:
-        """Do so no more."""
-        ...
 
 
 class Hook(Protocol):
@@ -110,14 +75,11 @@ Finished = Callable[[Any], object]
 class Links:
     """A running server: its listening sockets, and its connections."""
 
-    forgets_errors = False
-    """Whether the loop tells of a reset once, and no more: there may be data to read before it shows."""
-
-    def __init__(self, site: Site, loop: Loop) -> None:
+    def __init__(self, site: Site, reactor: Reactor) -> None:
         self.addresses: list[Address] = []
         """Where it listens."""
         self.site = site
-        self.loop = loop
+        self.reactor = reactor
         self.alarm = math.inf
         """When to look for connections whose time is over, on the monotonic clock."""
         self.links: set[_Link] = set()
@@ -136,7 +98,7 @@ class Links:
         """Accept no more; let sessions finish for `grace` seconds, then tell them 421."""
         while self._listeners:
             listener = self._listeners.pop()
-            self.loop.remove_reader(listener.fileno())
+            self.reactor.remove_reader(listener.fileno())
             listener.close()
         for seconds in (grace, LINGER):
             await self.wait_until_idle(seconds)
@@ -170,14 +132,14 @@ class Links:
     def write_soon(self, link: "_Link") -> None:
         """Have a connection `flush` at the end of this turn of the loop."""
         if not self._to_write:
-            self.loop.call_soon(self._write_all)
+            self.reactor.call_soon(self._write_all)
         self._to_write.append(link)
 
     def set_alarm(self, deadline: float) -> None:
         """Look for connections whose time is over at `deadline`, not later."""
         self.silence()
         self.alarm = deadline
-        self._timer = self.loop.call_later(deadline - monotonic(), self._ring)
+        self._timer = self.reactor.call_later(deadline - monotonic(), self._ring)
 
     def silence(self) -> None:
         """Set no alarm."""
@@ -210,7 +172,7 @@ class Links:
 
     def _watch(self, listener: socket.socket, role: Role) -> None:
         if listener in self._listeners:
-            self.loop.add_reader(listener.fileno(), lambda: self._accept(listener, role))
+            self.reactor.add_reader(listener.fileno(), lambda: self._accept(listener, role))
 
     def _accept(self, listener: socket.socket, role: Role) -> None:
         for _ in range(_AT_ONCE):
@@ -220,8 +182,8 @@ class Links:
                 return
             except OSError as error:  # out of descriptors: give it a moment
                 self.site.log_failure("", "", f"accepting a connection ({error.strerror})")
-                self.loop.remove_reader(listener.fileno())
-                self.loop.call_later(RETRY, lambda: self._watch(listener, role))
+                self.reactor.remove_reader(listener.fileno())
+                self.reactor.call_later(RETRY, lambda: self._watch(listener, role))
                 return
             link = _Link(self, connection, role)
             self.links.add(link)
@@ -245,8 +207,8 @@ class _Link:
         "_eof",
         "_hook",
         "_linger",
-        "_loop",
         "_owner",
+        "_reactor",
         "_reading",
         "_released",
         "_role",
@@ -260,9 +222,9 @@ class _Link:
 
     def __init__(self, owner: Links, connection: socket.socket, role: Role) -> None:
         self._owner = owner
-        self._loop = owner.loop
+        self._reactor = owner.reactor
         self._socket = connection
-        self._descriptor = connection.fileno()  # the loop would ask a socket for it, and for its names besides
+        self._descriptor = connection.fileno()
         self._role = role
         self._waiting: Effect | None = None
         self._hook: Hook | None = None
@@ -320,21 +282,12 @@ class _Link:
             sent = len(data)
         if sent < len(data):
             self._unsent = data[sent:]
-            self._loop.add_writer(self._descriptor, self._writable)
+            self._reactor.add_writer(self._descriptor, self._writable)
             if self._closed:
                 self._release_in(LINGER if self._linger else GRACE)
         elif self._closed:
             self._say_goodbye()
-        elif self._eof:
-            self._tell_end()
-
-    def _look_for_reset(self) -> None:
-        if not self._eof and self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            self._end_input()
-            self._tell_end()
-
-    def _tell_end(self) -> None:
-        if _listens(self._waiting):
+        elif self._eof and _listens(self._waiting):
             self._go(self._run.send, b"")
 
     @property
@@ -374,12 +327,10 @@ class _Link:
             if not data:
                 self._end_input()
             self._go(self._run.send, data)
-            if self._owner.forgets_errors and not self._due:  # else it shows when that is sent
-                self._look_for_reset()
 
     def _writable(self) -> None:
         self._due, self._unsent = self._unsent, b""
-        self._loop.remove_writer(self._descriptor)
+        self._reactor.remove_writer(self._descriptor)
         self.flush()
         if not self._unsent and isinstance(self._waiting, Receive | Flush):
             outcome = self._ready(self._waiting, max(0.0, self._deadline - monotonic()))
@@ -469,9 +420,9 @@ class _Link:
     def _set_reading(self, reading: bool) -> None:
         self._reading = reading
         if reading:
-            self._loop.add_reader(self._descriptor, self._readable)
+            self._reactor.add_reader(self._descriptor, self._readable)
         else:
-            self._loop.remove_reader(self._descriptor)
+            self._reactor.remove_reader(self._descriptor)
 
     def _end_input(self) -> None:
         self._eof = True
@@ -525,7 +476,7 @@ class _Link:
         if self._reading:
             self._set_reading(False)
         if self._unsent:
-            self._loop.remove_writer(self._descriptor)
+            self._reactor.remove_writer(self._descriptor)
         self._socket.close()
         self._end_if_done()
 

@@ -2,9 +2,8 @@
 
 import contextlib
 import math
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from functools import partial
-from typing import Any
 
 import trio
 import trio.lowlevel
@@ -12,8 +11,9 @@ import trio.lowlevel
 from qpsmtpd.session.effects import Await, CallBlocking
 from qpsmtpd.site import Site
 from qpsmtpd.transports.links import Finished, Hook, Links
-from qpsmtpd.transports.reactor import Reactor, Task
+from qpsmtpd.transports.reactor import Callback, Reactor, Timer
 from qpsmtpd.transports.sockets import GRACE, Place, bind
+from qpsmtpd.transports.tasks import Task
 
 __all__ = ["Listening", "listen", "serve"]
 
@@ -22,8 +22,7 @@ class Listening(Links):
     """A running server."""
 
     def __init__(self, site: Site) -> None:
-        self._reactor = Reactor(self._start, trio.sleep, trio.lowlevel.wait_readable, trio.CancelScope)
-        super().__init__(site, self._reactor)
+        super().__init__(site, Reactor(self._call_soon, self._call_later))
         self._serving = trio.CancelScope(shield=True)  # `stop` ends it, and lets sessions finish before
         self._idle = trio.Event()
 
@@ -31,10 +30,24 @@ class Listening(Links):
         """Accept and serve until `stop`."""
         with self._serving:
             async with trio.open_nursery() as self._tasks:
-                await self._reactor.run()
+                with contextlib.closing(self.reactor) as reactor:
+                    while True:
+                        await trio.lowlevel.wait_readable(reactor.fileno())
+                        reactor.turn()
 
-    def _start(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._tasks.start_soon(task)
+    def _call_soon(self, callback: Callback) -> None:
+        async def call() -> None:
+            callback()
+
+        self._tasks.start_soon(call)
+
+    def _call_later(self, delay: float, callback: Callback) -> Timer:
+        return self._start(partial(trio.sleep, max(delay, 0.0)), lambda task: task.cancelled() or callback())
+
+    def _start(self, work: Callable[[], Awaitable[object]], finished: Callable[[Task], object]) -> Task:
+        task = Task(work, trio.CancelScope(), finished)
+        self._tasks.start_soon(task.run)
+        return task
 
     async def wait_until_idle(self, seconds: float) -> None:  # noqa: D102 - as in the base class
         self._idle = trio.Event()
@@ -46,9 +59,7 @@ class Listening(Links):
         self._idle.set()
 
     def start_hook(self, effect: Await | CallBlocking, finished: Finished) -> Hook:  # noqa: D102
-        task = Task(partial(_perform, effect), trio.CancelScope(), finished)
-        self._start(task.run)
-        return task
+        return self._start(partial(_perform, effect), finished)
 
     def end(self) -> None:  # noqa: D102
         self._serving.cancel()
