@@ -169,6 +169,12 @@ def _offer(
     return _Offer(offered, mechanisms, commands, keywords)
 
 
+@lru_cache(64)
+def _after_content(wanted: frozenset[str]) -> tuple[Hook, ...]:
+    """The hooks that come into play when the content has ended."""
+    return tuple(hook for hook in _AFTER_CONTENT if hook.name in wanted or hook in (_RECEIVED_LINE, _QUEUE))
+
+
 @lru_cache(64)  # most messages come in the same way
 def _received_line(
     tls: str, identity: tuple[str, str] | None, *, utf8: bool, lmtp: bool, esmtp: bool
@@ -256,7 +262,7 @@ class Server(Authenticating):
         super().__init__(
             hooks, hostname, greeting, limits, enhanced=Extension.ENHANCEDSTATUSCODES in self._extensions, host=host
         )
-        self._after_content = [h for h in _AFTER_CONTENT if h.name in self._wanted or h in (_RECEIVED_LINE, _QUEUE)]
+        self._after_content = _after_content(self._wanted)
         self._update_offer()
 
     def announce(self, *keywords: str) -> None:
@@ -409,8 +415,9 @@ class Server(Authenticating):
         if accepted is None:
             return
         path, parameters = accepted
-        self._utf8 = "smtputf8" in parameters
-        self._binary = (parameters.get("body") or "").upper() == "BINARYMIME"
+        if parameters:
+            self._utf8 = "smtputf8" in parameters
+            self._binary = (parameters.get("body") or "").upper() == "BINARYMIME"
         if "mail_pre" in self._wanted:
             mended = yield from self._mended(hooks.MailPre, path, parameters)
             if mended is None:

@@ -149,7 +149,8 @@ class Session(Chains, Host):
             yield from self._server.conversation
             self._end_tls()
             yield Close(linger=self._out_of_tls or not self._server.peer_has_finished)
-            yield from self._ask(hooks.PostConnection())
+            if "post-connection" in self._chains:
+                yield from self._ask(hooks.PostConnection())
         finally:
             census.leave(address)
             self._server.conversation.close()
@@ -241,12 +242,13 @@ class Session(Chains, Host):
 
     def content(self, data: bytes, *, in_header: bool) -> Iterable[Effect]:
         """Keep a piece of the message."""
-        content = self.transaction.content
+        message = self.transaction.content
         if in_header:
-            content.write_header(data)
-        elif self._broken is None and content.write(data):
-            self._chore = content.spool
-        return () if self._chore is None else self._do_chore()
+            message.write_header(data)
+        elif self._broken is None and message.write(data):
+            self._chore = message.spool
+            return self._do_chore()
+        return ()
 
     def tell(self, news: StartTls | Authentication | XClient) -> Generator[Effect, object, None]:
         """Act on what the client has said."""
@@ -391,9 +393,9 @@ class Session(Chains, Host):
 
     def header_ended(self) -> None:
         """Have the header ready for plugins."""
-        content = self.transaction.content
-        if content.end_header():
-            self._chore = content.spool
+        message = self.transaction.content
+        if message.end_header():
+            self._chore = message.spool
 
     def content_ended(self, line: hooks.ReceivedLine, result: Result) -> None:
         """Put the trace fields on top."""
