@@ -217,7 +217,7 @@ class Plugin:
             level = self._fixed_level
         elif self._level_shift:
             level = min(max(level + self._level_shift, LOGEMERG), LOGDEBUG)
-        if self.qp.logs(level):
+        if level <= self.qp.verbosity:
             self.qp.log(level, message, plugin=self._name)
 
     def isa_plugin(self, name: str) -> "type[Plugin]":

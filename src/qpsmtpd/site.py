@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from qpsmtpd.census import Census
 from qpsmtpd.config import Config, ConfigError, did_you_mean
-from qpsmtpd.logs import LOGERROR, LOGWARN, log_level, message, write_stderr
+from qpsmtpd.logs import LOGDEBUG, LOGERROR, LOGWARN, log_level, message, write_stderr
 from qpsmtpd.networks import Network, parse_network
 from qpsmtpd.protocol import DECLINED, DEFAULT_EXTENSIONS, OK, Extension, Limits, LineEndings, Mailbox, ReturnCode
 from qpsmtpd.session.connection import Connection
@@ -147,13 +147,31 @@ class Site:
         self.find_plugin: Callable[[str], type[Plugin]] = _no_loader
         """The class of a plugin by its name; the loader's."""
         self.plugins: list[Plugin] = []
-        self.chains: Mapping[str, Sequence[Entry]] = {}
+        self._chains: Mapping[str, Sequence[Entry]] = {}
+        self.wanted: frozenset[str] = frozenset()
+        """The hooks that any plugin serves."""
         self._write = write or write_stderr
         self._level = LOGWARN
+        self.verbosity = LOGWARN
+        """The level up to which messages go anywhere; others need not be made up."""
         self._snapshot: Settings | None = None
         self._snapshot_at = 0.0
         self._date = (0, "")
         self._spool_dir: Path | None = None
+
+    @property
+    def chains(self) -> Mapping[str, Sequence[Entry]]:
+        """The methods of the plugins for each hook, in their order."""
+        return self._chains
+
+    @chains.setter
+    def chains(self, chains: Mapping[str, Sequence[Entry]]) -> None:
+        self._chains = chains
+        self.wanted = frozenset(chains)
+        self._set_verbosity()
+
+    def _set_verbosity(self) -> None:
+        self.verbosity = LOGDEBUG if "logging" in self._chains else self._level
 
     # What plugins use
 
@@ -165,7 +183,7 @@ class Site:
         values = None
         if address is not None and "user_config" in self.chains:
             values = self._setting("user_config", address, setting)
-        if values is None and "config" in self.chains:
+        if values is None and "config" in self._chains:
             values = self._setting("config", setting)
         return self.settings.values(setting) if values is None else values
 
@@ -259,7 +277,7 @@ class Site:
 
     def logs(self, level: int) -> bool:
         """Whether messages of this level go anywhere; they need not be made up otherwise."""
-        return level <= self._level or "logging" in self.chains
+        return level <= self.verbosity
 
     def log_line(self, hook: str, plugin: str, text: str) -> str:
         """A message as one line for the log, the id of the connection first, without a line end."""
@@ -322,6 +340,7 @@ class Site:
             try:
                 self._snapshot = self.read_settings()
                 self._level = self._snapshot.log_level
+                self._set_verbosity()
             except ConfigError as error:
                 if self._snapshot is None:
                     raise

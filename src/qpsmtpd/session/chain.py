@@ -67,7 +67,7 @@ class Chains:
         self._clock = site.clock
         self._alone = alone
         self._chains = site.chains
-        self._watched = not _WATCHERS.isdisjoint(site.chains)
+        self._watched = not _WATCHERS.isdisjoint(site.wanted)
         self._own_reply: Reply | None = None  # what a plugin has prepared for the command of the moment
         self._early = b""  # what came while a hook was pausing
         self._parser: tuple[Entry, Callable[..., object]] | None = None  # what the last parse hook has given

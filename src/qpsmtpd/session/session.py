@@ -89,7 +89,7 @@ class Session(Chains, Host):
     def _make_server(self) -> Server:
         site, settings, role = self._site, self._settings, self._role
         return Server(
-            hooks=site.chains,
+            hooks=site.wanted,
             hostname=settings.hostname,
             greeting=settings.greeting.replace("ESMTP", "LMTP") if role.lmtp else settings.greeting,
             limits=settings.limits,
@@ -264,11 +264,8 @@ class Session(Chains, Host):
     def _next_wait(self) -> Receive:
         receive = self._next_content if self._server.in_content else self._next_command
         left = self._deadline - self._clock()
-        if left >= receive.timeout:
-            self._last_chance = False
-            return receive
-        self._last_chance = True
-        return Receive(max(left, 0.0))
+        self._last_chance = left < receive.timeout
+        return Receive(max(left, 0.0)) if self._last_chance else receive
 
     def _goodbye(self, why: Interruption) -> Reply:
         """What to hang up with."""

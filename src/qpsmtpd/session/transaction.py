@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from email.message import EmailMessage
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from qpsmtpd.protocol import NULL_PATH, Mailbox, Parameters
 from qpsmtpd.protocol.commands import NO_PARAMETERS
@@ -22,11 +22,8 @@ Recipient = tuple[Mailbox, Parameters]
 """A recipient with the ESMTP parameters of its RCPT command."""
 
 
-class _Accepted(NamedTuple):
-    mailbox: Mailbox
-    parameters: Parameters
-    number: int | None
-    """Which RCPT of this transaction named it, from 0; None for one that a plugin has added."""
+_Accepted = tuple[Mailbox, Parameters, int | None]
+"""A recipient, and which RCPT of this transaction named it, from 0; None for one that a plugin has added."""
 
 
 class Transaction:
@@ -65,7 +62,7 @@ class Transaction:
     @property
     def recipients(self) -> list[Mailbox]:
         """The recipients accepted so far, duplicates included; a copy."""
-        return [each.mailbox for each in self._shown()]
+        return [mailbox for mailbox, _, _ in self._shown()]
 
     @property
     def has_recipients(self) -> bool:
@@ -76,18 +73,18 @@ class Transaction:
     def sole_recipient(self) -> Mailbox | None:
         """The recipient, if there is just one."""
         shown = self._shown()
-        return shown[0].mailbox if len(shown) == 1 else None
+        return shown[0][0] if len(shown) == 1 else None
 
     @property
     def recipients_with_parameters(self) -> list[Recipient]:
         """The recipients with the parameters of their RCPT commands; a copy."""
-        return [(each.mailbox, each.parameters) for each in self._shown()]
+        return [(mailbox, parameters) for mailbox, parameters, _ in self._shown()]
 
     def _shown(self) -> list[_Accepted]:
         if self._only is None:
             return self._recipients
         wanted = (self._only,) if self._only else (0, None)
-        return [each for each in self._recipients if each.number in wanted]
+        return [accepted for accepted in self._recipients if accepted[2] in wanted]
 
     def narrow(self, number: int | None) -> None:
         """Show the recipient of one RCPT alone, as for a delivery by LMTP; or, with None, all again.
@@ -100,22 +97,23 @@ class Transaction:
         """Add the recipient of a RCPT that has been accepted."""
         if self._replaced:
             mailbox = self._replaced.pop(mailbox, mailbox)
-        self._recipients.append(_Accepted(mailbox, parameters, self._accepted))
+        self._recipients.append((mailbox, parameters, self._accepted))
         self._accepted += 1
 
     def add_recipient(self, mailbox: Mailbox, parameters: Parameters | None = None) -> None:
         """Add a recipient behind the others."""
-        self._recipients.append(_Accepted(self._replaced.pop(mailbox, mailbox), parameters or {}, None))
+        self._recipients.append((self._replaced.pop(mailbox, mailbox), parameters or {}, None))
 
     def remove_recipient(self, mailbox: Mailbox) -> None:
         """Remove a recipient, each time it was named; nothing happens if it is none."""
-        self._recipients = [each for each in self._recipients if each.mailbox != mailbox]
+        self._recipients = [accepted for accepted in self._recipients if accepted[0] != mailbox]
 
     def replace_recipient(self, old: Mailbox, new: Mailbox) -> None:
         """Deliver to `new` what is addressed to `old`: a recipient, or the one whose RCPT is being decided."""
-        if any(each.mailbox == old for each in self._recipients):
+        if any(mailbox == old for mailbox, _, _ in self._recipients):
             self._recipients = [
-                each._replace(mailbox=new) if each.mailbox == old else each for each in self._recipients
+                (new if mailbox == old else mailbox, parameters, number)
+                for mailbox, parameters, number in self._recipients
             ]
         else:
             self._replaced[old] = new
