@@ -3,6 +3,8 @@
 import contextlib
 import errno
 import gc
+import itertools
+import select
 import socket
 import struct
 import threading
@@ -14,6 +16,7 @@ from qpsmtpd import DECLINED, OK, Pause, Plugin, blocking
 from qpsmtpd.loader import add
 from qpsmtpd.site import Site
 from qpsmtpd.testing import make_site
+from qpsmtpd.transports import links
 
 ENVELOPE = (b"EHLO c\r\n", b"MAIL FROM:<a@b>\r\n", b"RCPT TO:<c@d>\r\n", b"DATA\r\n")
 CONTENT = b"Subject: x\r\n\r\nbody\r\n.\r\n"
@@ -170,6 +173,47 @@ def test_a_plain_hook_that_keeps_others_waiting_is_logged_once(driver, running, 
     complaints = [line for line in log if "no other session could go on" in line]
     assert len(complaints) == (0 if driver == "blocking" else 1)
     assert all("(rcpt) Slow: error, took 60 ms" in line and "@blocking" in line for line in complaints)
+
+
+class Looks(Plugin):
+    """HELP waits for the test; NOOP looks how many of the clients can read."""
+
+    def register(self, qp, *args):
+        self.clients, self.readable = [], []
+        self.entered, self.release = threading.Event(), threading.Event()
+
+    def hook_help(self, transaction, subject=""):
+        self.entered.set()
+        self.release.wait(20)
+
+    def hook_noop(self, transaction):
+        self.readable.append(len(select.select(self.clients, [], [], 0)[0]))
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_replies_of_one_turn_are_written_together_unless_it_takes_long(
+    running, wire, site, until, monkeypatch, driver, patient
+):
+    if driver == "blocking":
+        pytest.skip("there are no turns: each session has a thread")
+    if not patient:
+        ticks = itertools.count()
+        monkeypatch.setattr(links, "monotonic", lambda: next(ticks) * 2 * links._PATIENCE)
+    made = site(Looks)
+    looks = made.plugins[0]
+    with running(driver, made) as address, wire(address) as first, contextlib.ExitStack() as others:
+        clients = [others.enter_context(wire(address)) for _ in range(6)]
+        for client in (first, *clients):
+            client.reply()
+        looks.clients += [client.socket for client in clients]
+        first.send(b"HELP\r\n")
+        assert looks.entered.wait(20)
+        for client in clients:
+            client.send(b"NOOP\r\n")  # all are there when the next turn begins
+        looks.release.set()
+        until(lambda: len(looks.readable) == 6)
+        assert codes([client.reply() for client in clients]) == ["250"] * 6
+    assert (max(looks.readable) == 0) is patient, looks.readable
 
 
 def test_an_async_hook_that_takes_too_long_is_451(driver, running, wire, site, log):

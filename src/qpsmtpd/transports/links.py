@@ -46,6 +46,7 @@ __all__ = ["Finished", "Hook", "Links"]
 
 _PENDING = object()
 _AT_ONCE = 16  # connections accepted before the others have their turn
+_PATIENCE = 0.005  # seconds that a reply waits for those of others
 
 
 class Hook(Protocol):
@@ -86,6 +87,7 @@ class Links:
         self._timer: Timer | None = None  # of the alarm
         self._listeners: list[socket.socket] = []
         self._to_write: list[_Link] = []  # at the end of this turn of the loop
+        self._write_by = 0.0  # or at this time, if the turn takes longer
 
     def start(self, sockets: Iterable[Bound]) -> None:
         """Begin to accept on these sockets."""
@@ -130,10 +132,14 @@ class Links:
     # What connections ask for
 
     def write_soon(self, link: "_Link") -> None:
-        """Have a connection `flush` at the end of this turn of the loop."""
+        """Have a connection `flush` at the end of this turn of the loop, or now if that is long in coming."""
+        now = monotonic()
         if not self._to_write:
             self.reactor.call_soon(self._write_all)
+            self._write_by = now + _PATIENCE
         self._to_write.append(link)
+        if now > self._write_by:
+            self._write_all()
 
     def set_alarm(self, deadline: float) -> None:
         """Look for connections whose time is over at `deadline`, not later."""
@@ -271,7 +277,7 @@ class _Link:
     def flush(self) -> None:
         """Write what the session has said; what the client does not take waits until it does."""
         data, self._due = self._due, b""
-        if self._released:
+        if not data:
             return
         try:
             sent = self._socket.send(data)
@@ -314,7 +320,8 @@ class _Link:
 
     def _readable(self) -> None:
         if self._closed:
-            self._drain()
+            if not self._due:
+                self._drain()
         elif self._unsent or not (isinstance(self._waiting, Receive) or _listens(self._waiting)):
             self._set_reading(False)
         else:
@@ -432,9 +439,11 @@ class _Link:
         if self._unsent:
             self._unsent += data
             return
-        if not self._due:
-            self._owner.write_soon(self)
-        self._due += data
+        if self._due:
+            self._due += data
+            return
+        self._due = data
+        self._owner.write_soon(self)
 
     def _close(self, *, linger: bool) -> None:
         self._closed, self._linger = True, linger
@@ -472,6 +481,10 @@ class _Link:
     def _release(self) -> None:
         if self._released:
             return
+        if self._due:  # by what has gone wrong meanwhile
+            with contextlib.suppress(OSError):
+                self._socket.send(self._due)
+            self._due = b""
         self._released = self._closed = self._eof = True
         if self._reading:
             self._set_reading(False)
