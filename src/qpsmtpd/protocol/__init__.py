@@ -12,6 +12,7 @@ from qpsmtpd.protocol.errors import LocalProtocolError, SyntaxProblem
 from qpsmtpd.protocol.events import CLOSED, DRAIN, NEED_DATA, Authentication, Content, Event, Signal, StartTls
 from qpsmtpd.protocol.framing import ChunkReader, ContentReader, LineEndings, Mark
 from qpsmtpd.protocol.hooks import Hook
+from qpsmtpd.protocol.host import HangUp, Host
 from qpsmtpd.protocol.limits import Limits
 from qpsmtpd.protocol.outgoing import (
     TIMEOUTS,
@@ -79,7 +80,9 @@ __all__ = [
     "Event",
     "Extension",
     "Failure",
+    "HangUp",
     "Hook",
+    "Host",
     "Limits",
     "LineEndings",
     "LocalProtocolError",
