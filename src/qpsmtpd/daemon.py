@@ -182,7 +182,7 @@ def _grace(site: Site) -> float:
 def _inetd_peer() -> Peer:
     with contextlib.suppress(OSError), socket.socket(fileno=os.dup(0)) as connection:
         if connection.family in (socket.AF_INET, socket.AF_INET6):
-            return peer_of(connection)
+            return peer_of(connection, connection.getpeername())
     env = os.environ
     return Peer(
         remote_ip=plain_address(env.get("TCPREMOTEIP", "127.0.0.1")),

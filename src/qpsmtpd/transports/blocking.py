@@ -13,7 +13,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qpsmtpd.session.effects import (
     SHUTTING_DOWN,
@@ -220,28 +220,28 @@ class Listening:
     def _work(self, door: _Door) -> None:
         while True:
             with door.turn:
-                connection = self._next_client(door)
-            if connection is None:
+                accepted = self._next_client(door)
+            if accepted is None:
                 return
             with door.counting:
                 door.idle -= 1
                 nobody_waits = not door.idle
             if nobody_waits:
                 self._start_thread(door)
-            self._serve(connection, door.role)
+            self._serve(*accepted, door.role)
             with door.counting:
                 if door.idle >= _IDLE:
                     return
                 door.idle += 1
 
-    def _next_client(self, door: _Door) -> socket.socket | None:
+    def _next_client(self, door: _Door) -> tuple[socket.socket, Any] | None:
         """The next client, if there is room for one; None when the server stops."""
         while not self._stopping:
             door.wait()
             if not self._room.acquire(timeout=_LOOK):
                 continue
             try:
-                connection, _ = door.listener.accept()
+                accepted = door.listener.accept()
             except OSError as error:
                 self._room.release()
                 if not isinstance(error, BlockingIOError | ConnectionAbortedError):  # out of descriptors
@@ -250,14 +250,14 @@ class Listening:
                 continue
             with self._changed:
                 self._open += 1
-            return connection
+            return accepted
         return None
 
-    def _serve(self, connection: socket.socket, role: Role) -> None:
+    def _serve(self, connection: socket.socket, client: Any, role: Role) -> None:
         try:
             with connection:
                 connection.setblocking(True)
-                session = Session(self._site, peer_of(connection), role, alone=True)
+                session = Session(self._site, peer_of(connection, client), role, alone=True)
                 link = Link(session, Channel(connection), self._portal)
                 with self._changed:
                     self._links.add(link)

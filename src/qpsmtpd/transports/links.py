@@ -183,7 +183,7 @@ class Links:
     def _accept(self, listener: socket.socket, role: Role) -> None:
         for _ in range(_AT_ONCE):
             try:
-                connection, _ = listener.accept()
+                connection, client = listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:  # out of descriptors: give it a moment
@@ -191,9 +191,9 @@ class Links:
                 self.reactor.remove_reader(listener.fileno())
                 self.reactor.call_later(RETRY, lambda: self._watch(listener, role))
                 return
-            link = _Link(self, connection, role)
+            link = _Link(self, connection)
             self.links.add(link)
-            link.begin()
+            link.begin(client, role)
 
 
 class _Link:
@@ -217,7 +217,6 @@ class _Link:
         "_reactor",
         "_reading",
         "_released",
-        "_role",
         "_run",
         "_session",
         "_socket",
@@ -226,12 +225,11 @@ class _Link:
         "_waiting",
     )
 
-    def __init__(self, owner: Links, connection: socket.socket, role: Role) -> None:
+    def __init__(self, owner: Links, connection: socket.socket) -> None:
         self._owner = owner
         self._reactor = owner.reactor
         self._socket = connection
         self._descriptor = connection.fileno()
-        self._role = role
         self._waiting: Effect | None = None
         self._hook: Hook | None = None
         self._due = b""  # what is written at the end of this turn of the loop
@@ -243,11 +241,11 @@ class _Link:
         self._closes_at = math.inf
         self._closed = self._linger = self._released = self._done = False
 
-    def begin(self) -> None:
-        """Start the session."""
+    def begin(self, client: Any, role: Role) -> None:
+        """Start the session with a client, by the name that `accept` has given."""
         try:
             self._socket.setblocking(False)
-            self._session = Session(self._owner.site, peer_of(self._socket), self._role)
+            self._session = Session(self._owner.site, peer_of(self._socket, client), role)
         except Exception:  # noqa: BLE001 - settings that have gone bad, or a client that has gone
             self._owner.site.log_failure("", "", "beginning a session")
             self._done = True

@@ -165,15 +165,15 @@ def _no_delay(listener: socket.socket) -> None:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def peer_of(connection: socket.socket) -> Peer:
-    """Both ends of a connection. A client that has gone already has no address.
+def peer_of(connection: socket.socket, client: Any) -> Peer:
+    """Both ends of a connection; `client` is what `accept` has given for the other one.
 
     Who connects by a Unix socket is a process of this machine, and counts as such.
     """
     ours = _name(connection.getsockname)
     if isinstance(ours, str | bytes):
         return Peer("127.0.0.1", 0, "127.0.0.1", 0, "localhost")
-    return Peer(*_address(_name(connection.getpeername)), *_address(ours))
+    return Peer(*_address(client), *_address(ours))
 
 
 def _name(name_of: Callable[[], Any]) -> Any:
