@@ -8,7 +8,7 @@ from functools import partial
 
 from qpsmtpd.session.effects import Await, CallBlocking
 from qpsmtpd.site import Site
-from qpsmtpd.transports.links import Finished, Hook, Links
+from qpsmtpd.transports.links import Finished, Links, Work
 from qpsmtpd.transports.reactor import Reactor
 from qpsmtpd.transports.sockets import GRACE, THREADS, Place, bind
 
@@ -35,7 +35,7 @@ class Listening(Links):
     def went_idle(self) -> None:  # noqa: D102
         self._idle.set()
 
-    def start_hook(self, effect: Await | CallBlocking, finished: Finished) -> Hook:  # noqa: D102
+    def start_work(self, effect: Await | CallBlocking, finished: Finished) -> Work:  # noqa: D102
         if isinstance(effect, Await):
             task = asyncio.ensure_future(effect.awaitable)
             task.add_done_callback(finished)

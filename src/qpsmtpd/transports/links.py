@@ -42,15 +42,15 @@ from qpsmtpd.transports.sockets import (
     peer_of,
 )
 
-__all__ = ["Finished", "Hook", "Links"]
+__all__ = ["Finished", "Links", "Work"]
 
 _PENDING = object()
 _AT_ONCE = 16  # connections accepted before the others have their turn
 _PATIENCE = 0.005  # seconds that a reply waits for those of others
 
 
-class Hook(Protocol):
-    """A hook that is waited for."""
+class Work(Protocol):
+    """What runs, as a task or in a thread, while a session waits for it: mostly a hook."""
 
     def cancel(self) -> object:
         """End it."""
@@ -70,7 +70,7 @@ class Hook(Protocol):
 
 
 Finished = Callable[[Any], object]
-"""Is told of a hook that has ended, in the loop."""
+"""Is told of the work that has ended, in the loop."""
 
 
 class Links:
@@ -121,8 +121,8 @@ class Links:
         """The last connection has ended."""
         raise NotImplementedError
 
-    def start_hook(self, effect: Await | CallBlocking, finished: Finished) -> Hook:
-        """Run a hook that is waited for; `finished` is told later."""
+    def start_work(self, effect: Await | CallBlocking, finished: Finished) -> Work:
+        """Begin some work; `finished` is told later."""
         raise NotImplementedError
 
     def end(self) -> None:
@@ -200,7 +200,7 @@ class _Link:
     """One connection: the session's effects performed with the loop's callbacks.
 
     Either the session waits (`_waiting` is its effect), and the next callback that fits goes on
-    with it; or a hook runs that is waited for (`_hook`), and nothing is read meanwhile.
+    with it; or it waits for work (`_work`), mostly a hook, and nothing is read meanwhile.
     """
 
     __slots__ = (
@@ -211,7 +211,6 @@ class _Link:
         "_done",
         "_due",
         "_eof",
-        "_hook",
         "_linger",
         "_owner",
         "_reactor",
@@ -223,6 +222,7 @@ class _Link:
         "_stopping",
         "_unsent",
         "_waiting",
+        "_work",
     )
 
     def __init__(self, owner: Links, connection: socket.socket) -> None:
@@ -231,7 +231,7 @@ class _Link:
         self._socket = connection
         self._descriptor = connection.fileno()
         self._waiting: Effect | None = None
-        self._hook: Hook | None = None
+        self._work: Work | None = None
         self._due = b""  # what is written at the end of this turn of the loop
         self._unsent = b""  # what the client has not taken then
         self._eof = False
@@ -264,9 +264,9 @@ class _Link:
 
     def abort(self) -> None:
         """End the session at once."""
-        hook, self._hook, self._waiting = self._hook, None, None
-        if hook is not None:
-            hook.cancel()
+        work, self._work, self._waiting = self._work, None, None
+        if work is not None:
+            work.cancel()
         if not self._done:
             self._run.close()
             self._done = True
@@ -307,9 +307,9 @@ class _Link:
         if self._deadline > now:
             return
         self._deadline = math.inf
-        if self._hook is not None:
-            hook, self._hook = self._hook, None
-            hook.cancel()
+        if self._work is not None:
+            work, self._work = self._work, None
+            work.cancel()
             self._go(self._run.throw, TimeoutError())
         elif isinstance(self._waiting, Receive | Flush | Pause):
             self._go(self._run.send, b"" if isinstance(self._waiting, Pause) else TIMED_OUT)
@@ -342,19 +342,19 @@ class _Link:
             if outcome is not _PENDING:
                 self._go(self._run.send, outcome)
 
-    def _finished(self, hook: Hook) -> None:
-        """Go on with a hook's result."""
-        cancelled = hook.cancelled()
-        error = None if cancelled else hook.exception()
-        if hook is not self._hook:
+    def _finished(self, work: Work) -> None:
+        """Go on with what has come of the work."""
+        cancelled = work.cancelled()
+        error = None if cancelled else work.exception()
+        if work is not self._work:
             return  # nobody waits for it any more
-        self._hook = None
+        self._work = None
         if cancelled:
             self.abort()
         elif error is not None:
             self._go(self._run.throw, error)
         else:
-            self._go(self._run.send, hook.result())
+            self._go(self._run.send, work.result())
 
     # The session's effects
 
@@ -391,7 +391,7 @@ class _Link:
             case Receive(seconds) | Flush(seconds) | Pause(seconds):
                 return self._ready(effect, seconds)
             case Await() | CallBlocking():
-                self._hook = self._owner.start_hook(effect, self._finished)
+                self._work = self._owner.start_work(effect, self._finished)
                 self._wait_until(monotonic() + effect.timeout)
                 return _PENDING
             case Close(linger):

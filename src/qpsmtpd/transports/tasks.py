@@ -1,12 +1,17 @@
-"""What the drivers of trio and anyio share: tasks that somebody waits for by a callback."""
+"""What the drivers of trio and anyio share: a task for the reactor, and for each hook that is waited for."""
 
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
-from qpsmtpd.transports.links import Finished
+from qpsmtpd.session.effects import Await, CallBlocking
+from qpsmtpd.site import Site
+from qpsmtpd.transports.links import Finished, Links, Work
+from qpsmtpd.transports.reactor import Callback, Reactor, Timer
 
-__all__ = ["Scope", "Task"]
+__all__ = ["Scope", "Task", "TaskLinks"]
 
 
 class Scope(AbstractContextManager["Scope", bool | None], Protocol):
@@ -23,7 +28,7 @@ class Scope(AbstractContextManager["Scope", bool | None], Protocol):
 
 
 class Task:
-    """Something that is waited for, in a task of its own: a `links.Hook`."""
+    """Something that is waited for, in a task of its own: a `links.Work`."""
 
     def __init__(self, work: Callable[[], Awaitable[object]], scope: Scope, finished: Finished) -> None:
         self._work = work
@@ -56,3 +61,56 @@ class Task:
     def result(self) -> object:
         """What it has given."""
         return self._result
+
+
+class TaskLinks(Links):
+    """A running server in a loop that has tasks only."""
+
+    _spawn: Callable[[Callable[[], Coroutine[Any, Any, None]]], object]
+    """Starts a task."""
+
+    def __init__(
+        self,
+        site: Site,
+        scope: Callable[[], Scope],
+        sleep: Callable[[float], Awaitable[object]],
+        call_in_thread: Callable[[Callable[[], object]], Awaitable[object]],
+    ) -> None:
+        super().__init__(site, Reactor(self._call_soon, self._call_later))
+        self._scope = scope
+        self._sleep = sleep
+        self._call_in_thread = call_in_thread
+
+    async def call_back(
+        self,
+        spawn: Callable[[Callable[[], Coroutine[Any, Any, None]]], object],
+        wait_readable: Callable[[int], Awaitable[object]],
+    ) -> None:
+        """Call back what is ready, until cancelled; tasks are started by `spawn`."""
+        self._spawn = spawn
+        with contextlib.closing(self.reactor) as reactor:
+            while True:
+                await wait_readable(reactor.fileno())
+                reactor.turn()
+
+    def start_work(self, effect: Await | CallBlocking, finished: Finished) -> Work:  # noqa: D102 - as in the base class
+        return self._start(partial(self._perform, effect), finished)
+
+    async def _perform(self, effect: Await | CallBlocking) -> object:
+        if isinstance(effect, Await):
+            return await effect.awaitable
+        return await self._call_in_thread(effect.function)
+
+    def _start(self, work: Callable[[], Awaitable[object]], finished: Callable[[Task], object]) -> Task:
+        task = Task(work, self._scope(), finished)
+        self._spawn(task.run)
+        return task
+
+    def _call_soon(self, callback: Callback) -> None:
+        async def call() -> None:
+            callback()
+
+        self._spawn(call)
+
+    def _call_later(self, delay: float, callback: Callback) -> Timer:
+        return self._start(partial(self._sleep, max(delay, 0.0)), lambda task: task.cancelled() or callback())

@@ -2,52 +2,33 @@
 
 import contextlib
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from functools import partial
 
 import trio
 import trio.lowlevel
 
-from qpsmtpd.session.effects import Await, CallBlocking
 from qpsmtpd.site import Site
-from qpsmtpd.transports.links import Finished, Hook, Links
-from qpsmtpd.transports.reactor import Callback, Reactor, Timer
 from qpsmtpd.transports.sockets import GRACE, Place, bind
-from qpsmtpd.transports.tasks import Task
+from qpsmtpd.transports.tasks import TaskLinks
 
 __all__ = ["Listening", "listen", "serve"]
 
 
-class Listening(Links):
+class Listening(TaskLinks):
     """A running server."""
 
     def __init__(self, site: Site) -> None:
-        super().__init__(site, Reactor(self._call_soon, self._call_later))
+        in_thread = partial(trio.to_thread.run_sync, abandon_on_cancel=True)
+        super().__init__(site, trio.CancelScope, trio.sleep, in_thread)
         self._serving = trio.CancelScope(shield=True)  # `stop` ends it, and lets sessions finish before
         self._idle = trio.Event()
 
     async def run(self) -> None:
         """Accept and serve until `stop`."""
         with self._serving:
-            async with trio.open_nursery() as self._tasks:
-                with contextlib.closing(self.reactor) as reactor:
-                    while True:
-                        await trio.lowlevel.wait_readable(reactor.fileno())
-                        reactor.turn()
-
-    def _call_soon(self, callback: Callback) -> None:
-        async def call() -> None:
-            callback()
-
-        self._tasks.start_soon(call)
-
-    def _call_later(self, delay: float, callback: Callback) -> Timer:
-        return self._start(partial(trio.sleep, max(delay, 0.0)), lambda task: task.cancelled() or callback())
-
-    def _start(self, work: Callable[[], Awaitable[object]], finished: Callable[[Task], object]) -> Task:
-        task = Task(work, trio.CancelScope(), finished)
-        self._tasks.start_soon(task.run)
-        return task
+            async with trio.open_nursery() as nursery:
+                await self.call_back(nursery.start_soon, trio.lowlevel.wait_readable)
 
     async def wait_until_idle(self, seconds: float) -> None:  # noqa: D102 - as in the base class
         self._idle = trio.Event()
@@ -58,17 +39,8 @@ class Listening(Links):
     def went_idle(self) -> None:  # noqa: D102
         self._idle.set()
 
-    def start_hook(self, effect: Await | CallBlocking, finished: Finished) -> Hook:  # noqa: D102
-        return self._start(partial(_perform, effect), finished)
-
     def end(self) -> None:  # noqa: D102
         self._serving.cancel()
-
-
-async def _perform(effect: Await | CallBlocking) -> object:
-    if isinstance(effect, Await):
-        return await effect.awaitable
-    return await trio.to_thread.run_sync(effect.function, abandon_on_cancel=True)
 
 
 @contextlib.asynccontextmanager
