@@ -16,7 +16,7 @@ from qpsmtpd import DECLINED, OK, Pause, Plugin, blocking
 from qpsmtpd.loader import add
 from qpsmtpd.site import Site
 from qpsmtpd.testing import make_site
-from qpsmtpd.transports import links
+from qpsmtpd.transports import reactor
 
 ENVELOPE = (b"EHLO c\r\n", b"MAIL FROM:<a@b>\r\n", b"RCPT TO:<c@d>\r\n", b"DATA\r\n")
 CONTENT = b"Subject: x\r\n\r\nbody\r\n.\r\n"
@@ -196,9 +196,8 @@ def test_replies_of_one_turn_are_written_together_unless_it_takes_long(
 ):
     if driver == "blocking":
         pytest.skip("there are no turns: each session has a thread")
-    if not patient:
-        ticks = itertools.count()
-        monkeypatch.setattr(links, "monotonic", lambda: next(ticks) * 2 * links._PATIENCE)
+    ticks = itertools.count()
+    monkeypatch.setattr(reactor, "monotonic", lambda: 0.0 if patient else next(ticks) * 2 * reactor._PATIENCE)
     made = site(Looks)
     looks = made.plugins[0]
     with running(driver, made) as address, wire(address) as first, contextlib.ExitStack() as others:

@@ -62,7 +62,7 @@ class Session(Chains, Host):
     # Few sessions have these. CPython 3.11 is slower with an instance of more than 30 attributes.
     _out_of_tls = False  # a handshake has failed; the alert must not be lost
     _login = ""  # who the client is by XCLIENT
-    _leaving: Transaction | None = None  # what is being discarded
+    _leaving: tuple[Transaction, ...] = ()  # what is still to be discarded
 
     def __init__(self, site: Site, peer: Peer, role: Role = MX, *, alone: bool = False) -> None:
         """`alone`: the session has a thread to itself, and a hook that takes its time holds up nobody else."""
@@ -155,8 +155,8 @@ class Session(Chains, Host):
             census.leave(address)
             self._server.conversation.close()
             self.transaction.discard()
-            if self._leaving is not None:
-                self._leaving.discard()
+            for transaction in self._leaving:
+                transaction.discard()
 
     # From accept to close
 
@@ -173,6 +173,7 @@ class Session(Chains, Host):
         if header.source is not None and header.destination is not None:
             (host, port), (to, to_port) = header.source, header.destination
             self.connection.peer = Peer(plain_address(host), port, plain_address(to), to_port)
+            self._server.conversation.close()
             self._server = self._make_server()  # anew, as what is offered depends on who the client is
             self._take = self._server.receive_data
         if header.tls is not None:
@@ -207,12 +208,12 @@ class Session(Chains, Host):
     def ask(self, hook: Hook) -> Generator[Effect, object, Result]:
         """Have a hook answered by the plugins."""
         self._own_reply = None
-        if hook.name in self._special or self._chore is not None or self._broken is not None:
+        if hook.name in self._special or self._chore is not None or self._leaving or self._broken is not None:
             return self._ask_specially(hook)
         return self._ask(hook)
 
     def _ask_specially(self, hook: Hook) -> Generator[Effect, object, Result]:
-        if self._chore is not None:
+        if self._chore is not None or self._leaving:
             yield from self._do_chore()
         if self._broken is not None and VERDICTS[hook.name][FAILED].reply is not None:
             return FAILURE
@@ -225,7 +226,7 @@ class Session(Chains, Host):
 
     def receive(self) -> Generator[Effect, object, None]:
         """Have the transport give what the client sends."""
-        if self._chore is not None:
+        if self._chore is not None or self._leaving:
             yield from self._do_chore()
         early, self._early = self._early, b""
         outcome = early or (yield self._next_wait())
@@ -415,8 +416,7 @@ class Session(Chains, Host):
         self._chore = None  # what is forgotten need not be kept
         if not self.transaction.is_fresh:
             if self.transaction.has_files:
-                self._leaving = self.transaction
-                self._chore = self._leaving.discard
+                self._leaving = *self._leaving, self.transaction
             self.transaction = self._make_transaction()
         self._broken = None
 
@@ -427,11 +427,17 @@ class Session(Chains, Host):
 
     def _do_chore(self) -> Generator[Effect, object, None]:
         """Do what takes time on the disk, where it holds up nobody."""
-        chore, self._chore = self._chore, None
-        assert chore is not None
+        chore, self._chore, leaving = self._chore, None, self._leaving
+
+        def work() -> None:
+            for transaction in leaving:
+                transaction.discard()
+            if chore is not None:
+                chore()
+
         try:
-            yield CallBlocking(chore, self._settings.hook_timeout)
-            self._leaving = None
+            yield CallBlocking(work, self._settings.hook_timeout)
+            self._leaving = self._leaving[len(leaving) :]
         except OSError as error:  # the content cannot be kept: the client is told 451 when it has sent all of it
             self._broken = error
             self._log(LOGERROR, f"error, the message cannot be kept: {error}")

@@ -45,8 +45,9 @@ class Listening(TaskLinks):
 @contextlib.asynccontextmanager
 async def listen(site: Site, addresses: Iterable[Place], *, grace: float = GRACE) -> AsyncGenerator[Listening, None]:
     """Serve while the block runs; at its end stop, as `Listening.stop` does. Raises OSError."""
+    sockets = bind(addresses)
     listening = Listening(site)
-    listening.start(bind(addresses))
+    listening.start(sockets)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(listening.run)
         try:

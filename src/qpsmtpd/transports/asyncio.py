@@ -1,4 +1,4 @@
-"""The asyncio driver, for every loop that can watch a descriptor (all but Windows' proactor)."""
+"""The asyncio driver, for every loop that can watch a descriptor; where there is epoll or kqueue."""
 
 import asyncio
 import concurrent.futures
@@ -57,8 +57,9 @@ class Listening(Links):
 @contextlib.asynccontextmanager
 async def listen(site: Site, addresses: Iterable[Place], *, grace: float = GRACE) -> AsyncGenerator[Listening, None]:
     """Serve while the block runs; at its end stop, as `Listening.stop` does. Raises OSError."""
+    sockets = bind(addresses)
     listening = Listening(site)
-    listening.start(bind(addresses))
+    listening.start(sockets)
     try:
         yield listening
     finally:

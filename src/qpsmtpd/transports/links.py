@@ -46,7 +46,7 @@ __all__ = ["Finished", "Links", "Work"]
 
 _PENDING = object()
 _AT_ONCE = 16  # connections accepted before the others have their turn
-_PATIENCE = 0.005  # seconds that a reply waits for those of others
+_GRAIN = 0.05  # seconds between two looks at the clocks of all connections, at least
 
 
 class Work(Protocol):
@@ -87,7 +87,7 @@ class Links:
         self._timer: Timer | None = None  # of the alarm
         self._listeners: list[socket.socket] = []
         self._to_write: list[_Link] = []  # at the end of this turn of the loop
-        self._write_by = 0.0  # or at this time, if the turn takes longer
+        self._ended = False
 
     def start(self, sockets: Iterable[Bound]) -> None:
         """Begin to accept on these sockets."""
@@ -102,14 +102,22 @@ class Links:
             listener = self._listeners.pop()
             self.reactor.remove_reader(listener.fileno())
             listener.close()
-        for seconds in (grace, LINGER):
-            await self.wait_until_idle(seconds)
-            for link in list(self.links):
-                link.shut_down()
+        try:
+            for seconds in (grace, LINGER):
+                await self.wait_until_idle(seconds)
+                for link in list(self.links):
+                    link.shut_down()
+        finally:
+            self.abort_all()
+            if not self._ended:
+                self._ended = True
+                self.silence()
+                self.end()
+
+    def abort_all(self) -> None:
+        """End all connections at once."""
         for link in list(self.links):
             link.abort()
-        self.silence()
-        self.end()
 
     # What each library does in its own way
 
@@ -126,20 +134,16 @@ class Links:
         raise NotImplementedError
 
     def end(self) -> None:
-        """All connections have ended."""
+        """Serve no more: all connections have ended."""
         raise NotImplementedError
 
     # What connections ask for
 
     def write_soon(self, link: "_Link") -> None:
-        """Have a connection `flush` at the end of this turn of the loop, or now if that is long in coming."""
-        now = monotonic()
+        """Have a connection `flush` soon: mostly at the end of this turn of the loop."""
         if not self._to_write:
             self.reactor.call_soon(self._write_all)
-            self._write_by = now + _PATIENCE
         self._to_write.append(link)
-        if now > self._write_by:
-            self._write_all()
 
     def set_alarm(self, deadline: float) -> None:
         """Look for connections whose time is over at `deadline`, not later."""
@@ -163,9 +167,13 @@ class Links:
     # What the loop calls
 
     def _write_all(self) -> None:
-        links, self._to_write = self._to_write, []
-        for link in links:
-            link.flush()
+        links, self._to_write = self._to_write[::-1], []
+        try:
+            while links:
+                links.pop().flush()
+        finally:  # what one of them has done wrong is no fault of the others
+            for link in links:
+                self.write_soon(link)
 
     def _ring(self) -> None:
         now = monotonic()
@@ -173,7 +181,8 @@ class Links:
         for link in list(self.links):
             link.look_at_clock(now)
         first = min((link.deadline for link in self.links), default=math.inf)
-        if first < self.alarm:
+        first = max(first, now + _GRAIN)
+        if first < self.alarm and self.links:
             self.set_alarm(first)
 
     def _watch(self, listener: socket.socket, role: Role) -> None:
@@ -287,7 +296,7 @@ class _Link:
         if sent < len(data):
             self._unsent = data[sent:]
             self._reactor.add_writer(self._descriptor, self._writable)
-            if self._closed:
+            if self._closed and math.isinf(self._closes_at):
                 self._release_in(LINGER if self._linger else GRACE)
         elif self._closed:
             self._say_goodbye()
@@ -317,11 +326,11 @@ class _Link:
     # What the loop calls
 
     def _readable(self) -> None:
-        if self._closed:
+        if self._unsent or not (self._closed or _listens(self._waiting)):
+            self._set_reading(False)
+        elif self._closed:
             if not self._due:
                 self._drain()
-        elif self._unsent or not (isinstance(self._waiting, Receive) or _listens(self._waiting)):
-            self._set_reading(False)
         else:
             try:
                 data = self._socket.recv(RECEIVE_SIZE)
@@ -337,7 +346,7 @@ class _Link:
         self._due, self._unsent = self._unsent, b""
         self._reactor.remove_writer(self._descriptor)
         self.flush()
-        if not self._unsent and isinstance(self._waiting, Receive | Flush):
+        if not self._unsent and isinstance(self._waiting, Receive | Flush | Pause):
             outcome = self._ready(self._waiting, max(0.0, self._deadline - monotonic()))
             if outcome is not _PENDING:
                 self._go(self._run.send, outcome)

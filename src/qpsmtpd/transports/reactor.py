@@ -7,11 +7,14 @@ its own (a handle, a task, a context) is done once, too.
 
 import selectors
 from collections.abc import Callable
+from time import monotonic
 from typing import Protocol
 
 __all__ = ["Callback", "Reactor", "Timer"]
 
-_READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+_PATIENCE = 0.005  # seconds that what is to be called soon waits for other calls, and for the end of one
+
+_READ, _WRITE = _EVENTS = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 Callback = Callable[[], object]
 
@@ -42,31 +45,40 @@ class Reactor:
         return self._selector.fileno()
 
     def turn(self) -> None:
-        """Call back what is ready, and then what it wants to be called soon."""
+        """Call back what is ready; what wants to be called soon comes behind, or in between if it takes long."""
         self._turning = True
         try:
+            patient_until = monotonic() + _PATIENCE
             for key, events in self._selector.select(0):
                 callbacks = key.data  # which may change until it is their turn
                 if events & _READ and (callback := callbacks[0]) is not None:
                     callback()
                 if events & _WRITE and (callback := callbacks[1]) is not None:
                     callback()
+                if self._soon and monotonic() > patient_until:
+                    self._call_these()
+                    patient_until = monotonic() + _PATIENCE
         finally:
-            self._turning = False
-            self._call_these()
+            try:
+                self._call_these()
+            finally:
+                self._turning = False
 
     def close(self) -> None:
         """Watch nothing any more."""
+        self._watched.clear()
         self._selector.close()
 
     def _call_these(self) -> None:
-        while self._soon:
-            callbacks, self._soon = self._soon, []
-            for callback in callbacks:
-                callback()
+        try:
+            while self._soon:
+                self._soon.pop(0)()
+        finally:
+            if self._soon:  # what one of them has done wrong is no fault of the others
+                self._call_soon(self._call_these)
 
     def call_soon(self, callback: Callback) -> None:
-        """Have something called at the end of this turn, or in the next one."""
+        """Have something called at the end of this turn or before, never within another call."""
         self._soon.append(callback)
         if not self._turning:
             self._call_soon(self._call_these)
@@ -88,16 +100,19 @@ class Reactor:
         self._watch(fd, 1, None)
 
     def _watch(self, fd: int, place: int, callback: Callback | None) -> None:
-        known = fd in self._watched
-        callbacks = self._watched.setdefault(fd, [None, None])
+        callbacks = self._watched.get(fd)
+        if callbacks is None:
+            if callback is None:
+                return
+            fresh: list[Callback | None] = [None, None]
+            fresh[place] = callback
+            self._selector.register(fd, _EVENTS[place], fresh)
+            self._watched[fd] = fresh
+            return
         callbacks[place] = callback
-        reader, writer = callbacks
-        events = (_READ if reader is not None else 0) | (_WRITE if writer is not None else 0)
-        if not events:
-            del self._watched[fd]
-            if known:
-                self._selector.unregister(fd)
-        elif known:
+        events = sum(event for event, wanted in zip(_EVENTS, callbacks, strict=True) if wanted is not None)
+        if events:
             self._selector.modify(fd, events, callbacks)
         else:
-            self._selector.register(fd, events, callbacks)
+            del self._watched[fd]
+            self._selector.unregister(fd)

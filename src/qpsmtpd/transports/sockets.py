@@ -186,4 +186,6 @@ def _name(name_of: Callable[[], Any]) -> Any:
 def _address(name: Any) -> Address:
     if isinstance(name, str | bytes):  # a Unix socket
         return str(name), 0
+    if name is None:  # some systems tell nothing of a client that has gone already
+        return "", 0
     return plain_address(str(name[0])), int(name[1])

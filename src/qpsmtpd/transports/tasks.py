@@ -1,6 +1,5 @@
 """What the drivers of trio and anyio share: a task for the reactor, and for each hook that is waited for."""
 
-import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager
 from functools import partial
@@ -36,14 +35,20 @@ class Task:
         self._finished = finished
         self._result: object = None
         self._error: Exception | None = None
+        self._lost = False
 
     async def run(self) -> None:
         """Do the work; then tell `finished`."""
-        with self._scope:
-            try:
-                self._result = await self._work()
-            except Exception as error:  # noqa: BLE001 - it is for those who wait
-                self._error = error
+        try:
+            with self._scope:
+                try:
+                    self._result = await self._work()
+                except Exception as error:  # noqa: BLE001 - it is for those who wait
+                    self._error = error
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException:  # noqa: BLE001 - it was cancelled by others: the end of this work, and of no other
+            self._lost = True
         self._finished(self)
 
     def cancel(self) -> None:
@@ -52,7 +57,7 @@ class Task:
 
     def cancelled(self) -> bool:
         """Whether it was ended before it was done."""
-        return self._scope.cancelled_caught
+        return self._lost or self._scope.cancelled_caught
 
     def exception(self) -> Exception | None:
         """What it has raised."""
@@ -88,10 +93,16 @@ class TaskLinks(Links):
     ) -> None:
         """Call back what is ready, until cancelled; tasks are started by `spawn`."""
         self._spawn = spawn
-        with contextlib.closing(self.reactor) as reactor:
+        try:
             while True:
-                await wait_readable(reactor.fileno())
-                reactor.turn()
+                await wait_readable(self.reactor.fileno())
+                try:
+                    self.reactor.turn()
+                except Exception:  # noqa: BLE001 - a fault of ours must not take the server along
+                    self.site.log_failure("", "", "the driver")
+        finally:
+            self.abort_all()  # nobody would call them back
+            self.reactor.close()
 
     def start_work(self, effect: Await | CallBlocking, finished: Finished) -> Work:  # noqa: D102 - as in the base class
         return self._start(partial(self._perform, effect), finished)

@@ -46,8 +46,9 @@ class Listening(TaskLinks):
 @contextlib.asynccontextmanager
 async def listen(site: Site, addresses: Iterable[Place], *, grace: float = GRACE) -> AsyncGenerator[Listening, None]:
     """Serve while the block runs; at its end stop, as `Listening.stop` does. Raises OSError."""
+    sockets = bind(addresses)
     listening = Listening(site)
-    listening.start(bind(addresses))
+    listening.start(sockets)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(listening.run)
         try:
