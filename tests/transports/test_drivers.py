@@ -417,3 +417,37 @@ def test_an_address_in_use_is_an_error_that_names_it(driver, running, site):
     ):
         bind([(host, port)])
     assert e.value.errno == errno.EADDRINUSE
+
+
+class KeepsFile(Plugin):
+    def hook_queue(self, transaction):
+        assert transaction.body_filename().exists()
+        return OK, "kept"
+
+
+def test_the_files_of_each_message_go_with_it_even_if_more_is_pipelined_behind(
+    driver, running, wire, site, until, tmp_path
+):
+    made = site(KeepsFile)
+    with running(driver, made) as address, wire(address) as client:
+        client.reply()
+        client.send(ENVELOPE[0] + b"".join([*ENVELOPE[1:], CONTENT]) * 4)
+        assert codes([client.reply() for _ in range(17)])[4::4] == ["250"] * 4
+        until(lambda: not list((tmp_path / "spool").iterdir()))
+
+
+def test_a_client_that_has_closed_its_side_is_sent_all_replies(driver, running, site):
+    count = 150
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        client.settimeout(20)
+        with running(driver, site(), place=listener.dup()) as address:
+            client.connect(address)
+            client.sendall(b"EHLO c\r\n" * count + b"QUIT\r\n")
+            client.shutdown(socket.SHUT_WR)
+            received = b""
+            while data := client.recv(1024):
+                received += data
+    assert received.count(b"\r\n250 ") == count
+    assert b"\r\n221 " in received

@@ -9,6 +9,7 @@ import anyio
 import pytest
 import trio
 
+from qpsmtpd import Plugin
 from qpsmtpd.testing import make_site
 from qpsmtpd.transports import anyio as over_anyio
 from qpsmtpd.transports import asyncio as over_asyncio
@@ -124,3 +125,39 @@ def test_a_client_that_comes_while_a_server_stops_is_left_to_the_others_at_the_s
         assert all([await served() for _ in range(20)])
 
     anyio.run(main, backend=backend)
+
+
+def test_a_server_stops_once_and_leaves_nothing_in_the_loop():
+    async def main():
+        async with over_asyncio.listen(make_site(*SITE), [("127.0.0.1", 0)], grace=0) as server:
+            await server.stop(0)
+            await server.stop(0)
+            with pytest.raises(OSError):
+                async with over_asyncio.listen(make_site(*SITE), [("192.0.2.1", 1)]):
+                    pass
+        loop = asyncio.get_running_loop()
+        return len(loop._selector.get_map())
+
+    assert asyncio.run(main()) == 1, "the loop's own socket, and no other"
+
+
+@pytest.mark.parametrize("driver", [over_asyncio, over_anyio])
+def test_a_hook_that_is_cancelled_ends_its_own_session_alone(driver):
+    class Cancelled(Plugin):
+        async def hook_noop(self, transaction):
+            raise asyncio.CancelledError
+
+    async def talk(address, command):
+        reader, writer = await asyncio.open_connection(*address)
+        await reader.readline()
+        writer.write(command)
+        reply = await reader.readline()
+        writer.close()
+        return reply[:3]
+
+    async def main():
+        async with driver.listen(make_site(Cancelled), [("127.0.0.1", 0)], grace=0) as server:
+            assert await asyncio.wait_for(talk(server.addresses[0], b"NOOP\r\n"), 10) == b""
+            assert await asyncio.wait_for(talk(server.addresses[0], b"RSET\r\n"), 10) == b"250"
+
+    asyncio.run(main())
