@@ -153,7 +153,7 @@ class Site:
         self._write = write or write_stderr
         self._level = LOGWARN
         self.verbosity = LOGWARN
-        """The level up to which messages go anywhere; others need not be made up."""
+        """The level up to which messages go anywhere; those above need not be made up."""
         self._snapshot: Settings | None = None
         self._snapshot_at = 0.0
         self._date = (0, "")
@@ -181,7 +181,7 @@ class Site:
         For an address the hook `user_config` is asked first, then `config` in any case.
         """
         values = None
-        if address is not None and "user_config" in self.chains:
+        if address is not None and "user_config" in self._chains:
             values = self._setting("user_config", address, setting)
         if values is None and "config" in self._chains:
             values = self._setting("config", setting)
@@ -274,10 +274,6 @@ class Site:
                 write()
         finally:
             _in_log.reset(token)
-
-    def logs(self, level: int) -> bool:
-        """Whether messages of this level go anywhere; they need not be made up otherwise."""
-        return level <= self.verbosity
 
     def log_line(self, hook: str, plugin: str, text: str) -> str:
         """A message as one line for the log, the id of the connection first, without a line end."""

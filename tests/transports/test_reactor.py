@@ -1,9 +1,11 @@
 """The loop within the loop: what is called, and when."""
 
+import itertools
 import socket
 
 import pytest
 
+from qpsmtpd.transports import reactor as reactor_module
 from qpsmtpd.transports.reactor import Reactor
 
 
@@ -94,6 +96,58 @@ def test_soon_is_the_end_of_the_turn_or_the_loop_around(reactor, around, pair):
     (call,) = around
     call()
     assert called[2:] == ["outside"]
+
+
+def test_what_is_due_soon_does_not_wait_for_a_long_turn_and_comes_within_no_other_call(reactor, pair, monkeypatch):
+    ticks = itertools.count()
+    monkeypatch.setattr(reactor_module, "monotonic", lambda: float(next(ticks)))
+    called = []
+
+    def read(name):
+        called.append(f"{name} begins")
+        reactor.call_soon(lambda: called.append(f"soon of {name}"))
+        called.append(f"{name} ends")
+
+    ours, theirs = pair
+    reactor.add_reader(ours.fileno(), lambda: read("one"))
+    reactor.add_reader(theirs.fileno(), lambda: read("the other"))
+    ours.send(b"x")
+    theirs.send(b"x")
+    reactor.turn()
+    first, second = ("one", "the other") if called[0].startswith("one") else ("the other", "one")
+    expected = [[f"{name} begins", f"{name} ends", f"soon of {name}"] for name in (first, second)]
+    assert [called[:3], called[3:]] == expected
+
+
+def test_one_of_those_due_soon_that_fails_takes_no_other_along(reactor, around):
+    called = []
+
+    def fail():
+        raise RuntimeError("a fault")
+
+    reactor.call_soon(fail)
+    reactor.call_soon(lambda: called.append("soon"))
+    with pytest.raises(RuntimeError, match="a fault"):
+        around.pop(0)()
+    while around:
+        around.pop(0)()
+    assert called == ["soon"]
+
+
+def test_what_cannot_be_watched_is_not_taken_for_watched(reactor, pair):
+    ours, _ = pair
+    descriptor = ours.fileno()
+    ours.close()
+    with pytest.raises(OSError):
+        reactor.add_reader(descriptor, lambda: None)
+    reactor.remove_reader(descriptor)
+
+
+def test_a_reactor_that_is_closed_has_nothing_to_remove(reactor, pair):
+    ours, _ = pair
+    reactor.add_reader(ours.fileno(), lambda: None)
+    reactor.close()
+    reactor.remove_reader(ours.fileno())
 
 
 def test_a_callback_that_fails_takes_no_other_along(reactor, pair):

@@ -1,7 +1,8 @@
 """SMTP as values: bytes in, events and replies out. No I/O, no clock, no dependency.
 
 A driver gives bytes to `Server.receive_data`, takes events from `Server.next_event` until that
-is `NEED_DATA`, answers the hooks among them, and sends what `Server.data_to_send` gives.
+is `NEED_DATA`, answers the hooks among them, and sends what `Server.data_to_send` gives. Or it
+is a `Host`, whose methods are called in place of events.
 """
 
 from qpsmtpd.protocol import hooks

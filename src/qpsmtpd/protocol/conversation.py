@@ -108,7 +108,9 @@ class Conversation:
         self._utf8 = False  # whether replies may hold more than ASCII
 
         self.conversation = self._converse()
-        """What its host yields, as a generator; for a host of its own, in place of `next_event` and its kin."""
+        """The whole of it as a generator, which yields what the host does. Who has given a host runs this, and has
+        no use for `next_event`, `answer`, `fail`, `respond` and `hang_up`.
+        """
         next(self.conversation)
 
     # The driver's side

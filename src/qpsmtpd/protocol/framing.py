@@ -10,7 +10,7 @@ Everything works on chunks as they come, in C: one search for the end, one cut a
 beginning of an end mark or of a CRLF stays in the buffer until more has come, so that the cuts
 of the stream never show.
 
-Content with a bare CR or LF is refused (there are then more of them than belong to a CRLF),
+Content with a bare CR or LF is refused (its LFs are then not where its CRs are, one octet on),
 and so is content over its limit. The rest is then searched for its end, but not kept, so that
 the dialogue stays in step. One thing is answered at once, as the original does: a dot alone on
 a line that ends in a bare LF. That client believes it has finished and would wait for ever.
@@ -117,7 +117,7 @@ class ContentReader:
 
     def _refuse_bare(self, buffer: bytearray, start: int, data: bytes) -> tuple[bytes, Mark]:
         bare = _BARE.search(data)
-        assert bare is not None, "the counts differ, so there is one"
+        assert bare is not None, "`has_bare` has seen it"
         data = data[: bare.start()]
         stop = start + bare.start()
         clean = data.replace(b"\r\n.", b"\r\n")
@@ -192,7 +192,7 @@ class ChunkReader:
                     data = normalized(data)
                 else:
                     bare = _BARE.search(data)
-                    assert bare is not None, "the counts differ, so there is one"
+                    assert bare is not None, "`has_bare` has seen it"
                     data = data[: bare.start()]
         if self._room is not None:
             size = len(data) - data.count(b"\r\n")

@@ -443,7 +443,7 @@ class Session(Chains, Host):
             self._log(LOGERROR, f"error, the message cannot be kept: {error}")
 
     def _log(self, level: int, text: str) -> None:
-        if self._site.logs(level):
+        if level <= self._site.verbosity:
             current_session.set(self)
             self._site.log(level, text, hook="")
 

@@ -6,7 +6,7 @@ what a loop costs for each message. A task or a thread runs only where a hook wa
 
 What the sessions say in one turn of the loop is written together at its end: the first reply
 wakes the clients' process, and the others find it awake. One alarm serves all connections: it
-is set for the first deadline, and put off when that has been put off meanwhile.
+is set for the first deadline, and set again if that has been put off meanwhile.
 """
 
 import contextlib
@@ -86,7 +86,7 @@ class Links:
         self.links: set[_Link] = set()
         self._timer: Timer | None = None  # of the alarm
         self._listeners: list[socket.socket] = []
-        self._to_write: list[_Link] = []  # at the end of this turn of the loop
+        self._to_write: list[_Link] = []  # whose `flush` is due
         self._ended = False
 
     def start(self, sockets: Iterable[Bound]) -> None:
@@ -111,7 +111,7 @@ class Links:
             self.abort_all()
             if not self._ended:
                 self._ended = True
-                self.silence()
+                self._silence()
                 self.end()
 
     def abort_all(self) -> None:
@@ -147,11 +147,11 @@ class Links:
 
     def set_alarm(self, deadline: float) -> None:
         """Look for connections whose time is over at `deadline`, not later."""
-        self.silence()
+        self._silence()
         self.alarm = deadline
         self._timer = self.reactor.call_later(deadline - monotonic(), self._ring)
 
-    def silence(self) -> None:
+    def _silence(self) -> None:
         """Set no alarm."""
         self.alarm = math.inf
         if self._timer is not None:
@@ -241,7 +241,7 @@ class _Link:
         self._descriptor = connection.fileno()
         self._waiting: Effect | None = None
         self._work: Work | None = None
-        self._due = b""  # what is written at the end of this turn of the loop
+        self._due = b""  # what `flush` is to write
         self._unsent = b""  # what the client has not taken then
         self._eof = False
         self._reading = False
