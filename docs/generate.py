@@ -1,14 +1,19 @@
 """Writes the pages that are made from the code: `python docs/generate.py`, or `make docs`."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
+from qpsmtpd.config import Config
+from qpsmtpd.loader import bundled_names, documentation
 from qpsmtpd.plugin import Plugin, hook_method
 from qpsmtpd.protocol import FAILED, VERDICTS, Answer, ReturnCode, Verdict
 from qpsmtpd.protocol.hooks import HOOKS
 
 HERE = Path(__file__).parent
+
+_PLUGIN_INTRODUCTION = "<!-- Made by docs/generate.py from the docstrings of the plugins; do not edit. -->"
 
 INTRODUCTION = """\
 <!-- Made by docs/generate.py from the verdict table and from the docstrings of Plugin; do not edit. -->
@@ -88,13 +93,37 @@ def _consequence(verdict: Verdict) -> str:
     return ", ".join(filter(None, words))
 
 
-PAGES = {"hooks.md": hooks_page}
-"""The pages by their names."""
+def plugin_page(name: str) -> str:
+    """The page about a bundled plugin: its documentation, as `qpsmtpd plugins help` prints it."""
+    return f"{_PLUGIN_INTRODUCTION}\n\n# {name}\n\n{_documentation(name)}\n"
+
+
+def plugins_page() -> str:
+    """The list of the bundled plugins."""
+    rows = "".join(
+        f"| [{name}]({name}.md) | {_documentation(name).partition(chr(10))[0]} |\n" for name in bundled_names()
+    )
+    return f"{_PLUGIN_INTRODUCTION}\n\n# The bundled plugins\n\n| plugin | what it does |\n|---|---|\n{rows}"
+
+
+def _documentation(name: str) -> str:
+    return documentation(Config(None), name)
+
+
+def pages() -> dict[str, Callable[[], str]]:
+    """The pages by their names."""
+    plugins = {f"plugins/{name}.md": partial(plugin_page, name) for name in bundled_names()}
+    return {"hooks.md": hooks_page, "plugins/README.md": plugins_page, **plugins}
 
 
 def main() -> None:
-    """Write every page."""
-    for name, page in PAGES.items():
+    """Write every page, and remove those of plugins that are no more."""
+    wanted = pages()
+    for old in (HERE / "plugins").rglob("*.md"):
+        if str(old.relative_to(HERE)) not in wanted:
+            old.unlink()
+    for name, page in wanted.items():
+        (HERE / name).parent.mkdir(parents=True, exist_ok=True)
         (HERE / name).write_text(page(), "utf-8")
 
 

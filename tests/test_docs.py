@@ -27,9 +27,16 @@ generate = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(generate)
 
 
-@pytest.mark.parametrize("name", generate.PAGES)
+PAGES = generate.pages()
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_a_page_that_is_made_from_the_code_is_up_to_date(name):
-    assert (DOCS / name).read_text("utf-8") == generate.PAGES[name](), "run: make docs"
+    assert (DOCS / name).read_text("utf-8") == PAGES[name](), "run: make docs"
+
+
+def test_there_is_no_page_of_a_plugin_that_is_no_more():
+    assert {f"plugins/{path.relative_to(DOCS / 'plugins')}" for path in (DOCS / "plugins").rglob("*.md")} <= set(PAGES)
 
 
 @pytest.mark.parametrize("name", HOOKS)

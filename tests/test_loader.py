@@ -1,10 +1,12 @@
+import importlib
+import importlib.util
 import re
 
 import pytest
 
 from qpsmtpd import DECLINED, OK
 from qpsmtpd.config import Config, ConfigError
-from qpsmtpd.loader import find_plugin, load
+from qpsmtpd.loader import documentation, find_plugin, load
 from qpsmtpd.site import Kind, Site
 from qpsmtpd.testing import Client
 
@@ -227,3 +229,22 @@ def test_an_entry_point_of_an_installed_package_is_a_plugin(site, monkeypatch):
 
     monkeypatch.setattr(metadata, "entry_points", lambda group, name: [Point()] if name == "packaged" else [])
     assert order(site("packaged"), "noop") == ["packaged"]
+
+
+def test_a_bundled_plugin_whose_library_is_missing_says_what_to_install_and_still_has_documentation(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setattr("qpsmtpd.loader.BUNDLED", tmp_path)
+    path = tmp_path / "wanting.py"
+    path.write_text('"""Wants something.\n\nNeeds it: `pip install \'qpsmtpd[it]\'`.\n"""\n\nimport not_there.at_all\n')
+    spec = importlib.util.spec_from_file_location("wanting", path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+
+    def import_module(name):
+        assert name == "qpsmtpd.plugins.wanting"
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+    monkeypatch.setattr(importlib, "import_module", import_module)
+    with pytest.raises(ConfigError, match=r"needs the module 'not_there', .*; run `pip install 'qpsmtpd\[it\]'`"):
+        find_plugin(Config(None), "wanting")
+    assert documentation(Config(None), "wanting").startswith("Wants something.")

@@ -2,7 +2,6 @@
 
 import argparse
 import getpass
-import inspect
 import os
 import re
 import sys
@@ -15,7 +14,7 @@ from qpsmtpd import __version__, daemon
 from qpsmtpd.certificates import make_self_signed
 from qpsmtpd.config import Config, ConfigError, did_you_mean
 from qpsmtpd.crew import Crew, Post
-from qpsmtpd.loader import bundled_names, find_plugin, load
+from qpsmtpd.loader import bundled_names, documentation, load
 from qpsmtpd.logs import LOGERROR
 from qpsmtpd.passwords import SCHEMES, hash_password, write_entry
 from qpsmtpd.plugin import where
@@ -371,7 +370,7 @@ def _list(options: argparse.Namespace) -> int:
     loaded = {line.split()[0].partition(":")[0] for line in config.values("plugins") + config.values("logging")}
     names = bundled_names()
     for name in [*names, *sorted(loaded.difference(names))]:
-        doc = (inspect.getdoc(find_plugin(config, name)) or "").partition("\n")[0]
+        doc = documentation(config, name).partition("\n")[0]
         print(f"{'*' if name in loaded else ' '} {name:32} {doc}")
     print("\n* in use")
     return 0
@@ -386,9 +385,7 @@ def _order(options: argparse.Namespace) -> int:
 
 
 def _help(options: argparse.Namespace) -> int:
-    plugin = find_plugin(_config(options), options.name)
-    module = sys.modules[plugin.__module__]
-    text = inspect.getdoc(module) or inspect.getdoc(plugin) or "This plugin has no documentation."
+    text = documentation(_config(options), options.name) or "This plugin has no documentation."
     print(f"{options.name}\n\n{text}")
     return 0
 

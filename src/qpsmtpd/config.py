@@ -25,6 +25,7 @@ DEFAULTS: Mapping[str, tuple[str, ...]] = {
     "timeouthook": ("120",),
     "timeoutshutdown": ("10",),
     "timeouttls": ("30",),
+    "timeoutdns": ("5",),
     "max_connections": ("1000",),
     "max_per_ip": ("50",),
     "recipients_max": ("1000",),

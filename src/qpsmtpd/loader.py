@@ -6,6 +6,7 @@ points of installed packages; a dotted name is imported. `NAME:0`, `NAME:1` load
 several times. Whatever is wrong is a `ConfigError` that names file, line and remedy.
 """
 
+import ast
 import difflib
 import importlib
 import importlib.machinery
@@ -24,7 +25,7 @@ from qpsmtpd.plugin import Plugin, check_signature, hook_method, where
 from qpsmtpd.protocol import hooks
 from qpsmtpd.site import Entry, Kind, Site
 
-__all__ = ["ALIASES", "BUNDLED", "add", "add_line", "bundled_names", "find_plugin", "load"]
+__all__ = ["ALIASES", "BUNDLED", "add", "add_line", "bundled_names", "documentation", "find_plugin", "load"]
 
 BUNDLED = Path(__file__).parent / "plugins"
 """The plugins that come with this package."""
@@ -32,7 +33,15 @@ BUNDLED = Path(__file__).parent / "plugins"
 ALIASES: Mapping[str, str] = {
     "check_relay": "relay",
     "check_badmailfrom": "badmailfrom",
+    "check_badmailfromto": "badmailfromto",
     "check_badrcptto": "badrcptto",
+    "check_basicheaders": "headers",
+    "check_bogus_bounce": "bogus_bounce",
+    "check_earlytalker": "earlytalker",
+    "check_loop": "loop",
+    "check_qmail_deliverable": "qmail_deliverable",
+    "check_spamhelo": "helo",
+    "require_resolvable_fromhost": "resolvable_fromhost",
 }
 """Old names, still good in `config/plugins`."""
 
@@ -110,15 +119,36 @@ def find_plugin(config: Config, name: str) -> type[Plugin]:
     if not _NAME.fullmatch(base):
         raise ConfigError(f"{name!r} is no plugin name")
     for real in dict.fromkeys((base, ALIASES.get(base, base))):
-        for directory in _directories(config):
-            path = directory / f"{real}.py"
-            if path.is_file():
-                return _plugin_class(_import_file(path), real)
-        if (BUNDLED / f"{real}.py").is_file():
+        path = _path_of(config, real)
+        if path is not None and path.is_relative_to(BUNDLED):
             return _plugin_class(_import(f"{__package__}.plugins.{real.replace('/', '.')}"), real)
+        if path is not None:
+            return _plugin_class(_import_file(path), real)
         for point in importlib.metadata.entry_points(group="qpsmtpd.plugins", name=real):
             return _plugin_class(point.load(), real)
     raise ConfigError(f"there is no plugin {base!r}{did_you_mean(base, [*bundled_names(), *ALIASES])}")
+
+
+def _path_of(config: Config, name: str) -> Path | None:
+    paths = (directory / f"{name}.py" for directory in (*_directories(config), BUNDLED))
+    return next(filter(Path.is_file, paths), None)
+
+
+def documentation(config: Config, name: str) -> str:
+    """What a plugin says of itself: the docstring of its file, else that of its class.
+
+    What a bundled one imports need not be installed. Raises ConfigError if there is no such plugin.
+    """
+    base = name.partition(":")[0]
+    bundled = BUNDLED / f"{ALIASES.get(base, base)}.py"
+    if _NAME.fullmatch(base) and bundled == _path_of(config, ALIASES.get(base, base)):
+        return _docstring(bundled)
+    plugin = find_plugin(config, name)
+    return inspect.getdoc(sys.modules[plugin.__module__]) or inspect.getdoc(plugin) or ""
+
+
+def _docstring(path: Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_bytes())) or ""
 
 
 def _lines(config: Config, setting: str) -> Iterator[Line]:
@@ -156,7 +186,16 @@ def _import(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise ConfigError(f"there is no module {error.name!r} to import") from error
-        raise ConfigError(f"{name} needs the module {error.name!r}, which is not installed") from error
+        raise ConfigError(f"{name} needs the module {error.name!r}, which is not installed{_remedy(name)}") from error
+
+
+def _remedy(name: str) -> str:
+    """What to do for a module that wants another: its documentation says it, as in «`pip install 'qpsmtpd[dns]'`»."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.origin:
+        return ""
+    command = re.search(r"`(pip install [^`]+)`", _docstring(Path(spec.origin)))
+    return f"; run `{command[1]}`" if command else ""
 
 
 class _Uncached(importlib.machinery.SourceFileLoader):

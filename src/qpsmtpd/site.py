@@ -17,19 +17,22 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from qpsmtpd.census import Census
 from qpsmtpd.config import Config, ConfigError, did_you_mean
 from qpsmtpd.logs import LOGDEBUG, LOGERROR, LOGWARN, log_level, message, write_stderr
 from qpsmtpd.networks import Network, parse_network
 from qpsmtpd.protocol import DECLINED, DEFAULT_EXTENSIONS, OK, Extension, Limits, LineEndings, Mailbox, ReturnCode
+from qpsmtpd.resolver import NameServer, Resolver, SystemResolver, parse_name_server
 from qpsmtpd.session.connection import Connection
 from qpsmtpd.session.transaction import Transaction
 
 if TYPE_CHECKING:
     from qpsmtpd.plugin import Plugin
     from qpsmtpd.session.tls import ServerTls
+
+_T = TypeVar("_T")
 
 __all__ = ["PLAIN", "Entry", "Kind", "Running", "Settings", "Site", "current_session", "no_result"]
 
@@ -127,9 +130,11 @@ class Site:
         wall: Callable[[], float] = time.time,
         rng: random.Random | None = None,
         write: Callable[[str], object] | None = None,
+        resolver: Resolver | None = None,
     ) -> None:
         """`clock` gives seconds for deadlines, `wall` seconds since the epoch, `rng` the
-        identities of connections; `write` takes log lines where no logging plugin does.
+        identities of connections; `write` takes log lines where no logging plugin does;
+        `resolver` is asked in place of the name servers of the system and of the settings.
         """
         self.settings = settings
         settings.on_error = self._complain
@@ -158,6 +163,8 @@ class Site:
         self._snapshot_at = 0.0
         self._date = (0, "")
         self._spool_dir: Path | None = None
+        self._resolver = resolver
+        self._resolves_by: tuple[Sequence[NameServer], float] | None = None
 
     @property
     def chains(self) -> Mapping[str, Sequence[Entry]]:
@@ -305,6 +312,24 @@ class Site:
         for line in "".join(traceback.format_exception(error)).splitlines():
             self.log(LOGERROR, line, hook=hook, plugin=plugin)
 
+    @property
+    def resolver(self) -> Resolver:
+        """Looks names up, by the settings `nameservers` and `timeoutdns`.
+
+        A plugin that needs it touches it in `register`, so that what is wrong shows at the start.
+        Raises ConfigError.
+        """
+        if self._resolver is not None and self._resolves_by is None:
+            return self._resolver
+        wanted = (
+            self._read_each("nameservers", parse_name_server, "name server such as 192.0.2.53"),
+            self.number("timeoutdns"),
+        )
+        if self._resolver is None or wanted != self._resolves_by:
+            self._resolver = SystemResolver(*wanted)
+            self._resolves_by = wanted
+        return self._resolver
+
     def spool_dir(self) -> Path:
         """The directory for spool and work files: `spool_dir`, or one of our own; mode 0700.
 
@@ -420,15 +445,16 @@ class Site:
         return known[named]
 
     def _read_networks(self, setting: str) -> tuple[Network, ...]:
-        networks: list[Network] = []
+        return self._read_each(setting, parse_network, "network such as 192.0.2.0/24")
+
+    def _read_each(self, setting: str, parse: Callable[[str], _T], what: str) -> tuple[_T, ...]:
+        found: list[_T] = []
         for value in self.config(setting):
             try:
-                networks.append(parse_network(value))
+                found.append(parse(value))
             except ValueError as error:
-                raise ConfigError(
-                    f"{self.settings.where(setting)}: {value!r} is no network such as 192.0.2.0/24"
-                ) from error
-        return tuple(networks)
+                raise ConfigError(f"{self.settings.where(setting)}: {value!r} is no {what}") from error
+        return tuple(found)
 
     def nonce(self) -> str:
         """Fresh text that nobody can guess, for the challenges of AUTH."""

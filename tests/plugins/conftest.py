@@ -1,6 +1,13 @@
 """The plugin kit with a directory of its own, and a plugin that accepts the rest."""
 
+import sys
+from pathlib import Path
+
 import pytest
+
+sys.path.append(str(Path(__file__).parent))  # last: tests/oracle imports its own conftest by name
+
+from name_server import NameServer
 
 from qpsmtpd import OK, Plugin
 from qpsmtpd.testing import Kit
@@ -27,7 +34,14 @@ def directory(tmp_path):
 def kit(directory):
     """Make a kit from lines and classes; `Base` comes last, unless told otherwise."""
 
-    def kit(*plugins, config=None, base=True):
-        return Kit(*plugins, *([Base] if base else []), directory=directory, config=config)
+    def kit(*plugins, config=None, base=True, names=None):
+        return Kit(*plugins, *([Base] if base else []), directory=directory, config=config, names=names)
 
     return kit
+
+
+@pytest.fixture
+def name_server():
+    """A DNS server on loopback: `set(records)`, `asked`, and `config` for the setting `nameservers`."""
+    with NameServer() as server:
+        yield server

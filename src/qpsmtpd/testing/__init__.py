@@ -2,5 +2,6 @@
 
 from qpsmtpd.testing.kit import Call, Kit
 from qpsmtpd.testing.memory import CLIENT, Client, Clock, make_site
+from qpsmtpd.testing.names import Names
 
-__all__ = ["CLIENT", "Call", "Client", "Clock", "Kit", "make_site"]
+__all__ = ["CLIENT", "Call", "Client", "Clock", "Kit", "Names", "make_site"]

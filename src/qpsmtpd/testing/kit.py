@@ -13,6 +13,7 @@ from typing import cast
 
 from qpsmtpd.plugin import Plugin
 from qpsmtpd.protocol import ReturnCode
+from qpsmtpd.resolver import Resolver
 from qpsmtpd.session.effects import Effects
 from qpsmtpd.session.role import MX, Role
 from qpsmtpd.site import Entry, Kind
@@ -64,10 +65,12 @@ class Kit:
         *plugins: str | type[Plugin],
         config: Mapping[str, Sequence[str]] | None = None,
         directory: Path | None = None,
+        names: Resolver | None = None,
     ) -> None:
         """Load plugins, each a line as in `config/plugins` or a class, in this order.
 
         `config` holds settings as in files; they stand before those of a config `directory`.
+        `names` answers for the DNS, usually `Names`.
         Raises ConfigError as the loader does.
         """
         self.clock = Clock()
@@ -76,7 +79,9 @@ class Kit:
         """What was logged, every level of it; logging plugins write elsewhere."""
         self.trace: list[Call] = []
         """Every call of a hook, in order, but for the hook logging."""
-        self.site = make_site(*plugins, directory=directory, log=self.log, clock=self.clock, config=config)
+        self.site = make_site(
+            *plugins, directory=directory, log=self.log, clock=self.clock, config=config, resolver=names
+        )
         self.site.chains = {
             hook: [entry if hook == "logging" else self._recorded(hook, entry) for entry in chain]
             for hook, chain in self.site.chains.items()

@@ -1,5 +1,6 @@
 """A session in memory: the fifth transport, whose peer is the test."""
 
+import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from qpsmtpd.config import Config, Line
 from qpsmtpd.loader import add, add_line, load
 from qpsmtpd.plugin import Plugin
 from qpsmtpd.protocol import Reply, parse_reply
+from qpsmtpd.resolver import Resolver
 from qpsmtpd.session.connection import Connection, Peer
 from qpsmtpd.session.effects import TIMED_OUT, Await, CallBlocking, Close, Effect, Flush, Interruption, Pause, Receive
 from qpsmtpd.session.role import MX, Role
@@ -50,6 +52,7 @@ def make_site(
     log: list[str] | None = None,
     clock: Clock | None = None,
     config: Mapping[str, Sequence[str]] | None = None,
+    resolver: Resolver | None = None,
 ) -> Site:
     """A server with these plugins in this order, and settings as in files.
 
@@ -61,7 +64,9 @@ def make_site(
     settings |= {name: tuple(values) for name, values in (config or {}).items()}
     lines: list[str] = [] if log is None else log
     clock = clock or Clock()
-    site = Site(Config(directory, settings, clock=clock), clock=clock, wall=clock.wall, write=lines.append)
+    site = Site(
+        Config(directory, settings, clock=clock), clock=clock, wall=clock.wall, write=lines.append, resolver=resolver
+    )
     load(site)
     for number, plugin in enumerate(plugins, 1):
         if isinstance(plugin, str):
@@ -225,10 +230,20 @@ class Client:
 
 
 def _finish(awaitable: Awaitable[object]) -> object:
-    """Run something that never really waits, since nothing here could wake it."""
+    """Run something to its end: in an event loop of asyncio, or without one where the test itself runs in a loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(_await(awaitable))
     steps = awaitable.__await__()
     try:
         next(steps)
     except StopIteration as stop:
         return stop.value
-    raise RuntimeError("a hook waits for I/O, which a session in memory has not")
+    raise RuntimeError(
+        "a hook waits for I/O, which a session in memory has not while the test runs in an event loop itself"
+    )
+
+
+async def _await(awaitable: Awaitable[object]) -> object:
+    return await awaitable
