@@ -124,6 +124,11 @@ class Stream:
         self._socket.settimeout(self._left())
         self._socket.sendall(data)
 
+    def send_descriptor(self, descriptor: int) -> None:
+        """Hand an open file over, with one octet of no meaning; by Unix sockets only. Raises OSError."""
+        self._socket.settimeout(self._left())
+        socket.send_fds(self._socket, [b"\0"], [descriptor])
+
     def send_end(self) -> None:
         """Say that nothing more will be sent. Raises OSError."""
         self._socket.shutdown(socket.SHUT_WR)
