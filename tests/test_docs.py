@@ -12,6 +12,7 @@ import pytest
 import trustme
 
 from qpsmtpd import DENY
+from qpsmtpd.loader import INSTEAD
 from qpsmtpd.plugin import hook_method
 from qpsmtpd.protocol import Mailbox, Message
 from qpsmtpd.protocol.hooks import HOOKS
@@ -58,7 +59,7 @@ def examples(page):
 
 PLUGINS = {
     match[1]: code
-    for page in ("plugins.md", "encryption-and-identity.md")
+    for page in ("plugins.md", "encryption-and-identity.md", "from-perl-qpsmtpd.md")
     for code in examples(page)
     if (match := re.match(r"# plugins/(\w+)\.py", code))
 }
@@ -118,7 +119,7 @@ def test_a_plugin_sees_what_an_earlier_one_answered(kit):
 
 def test_every_plugin_shown_is_tried():
     assert PLUGINS.keys() == {
-        "arrow", "etrn", "last_was_bad", "no_noreply", "rcpt_ok_maxrelay", "scram_users", "temp_disable_connection",
+        "arrow", "etrn", "has_home", "last_was_bad", "no_noreply", "rcpt_ok_maxrelay", "scram_users", "temp_disable_connection",
     }  # fmt: skip
 
 
@@ -168,3 +169,23 @@ def test_the_client_shown_submits_a_message(tmp_path, running):
         ):
             report = namespace["submit"](server, context, "mx.example", Login("user", password), message)
         assert [result.delivered for result in report.results] == [delivered]
+
+
+def test_the_plugin_carried_over_from_perl_does_what_is_said(kit, tmp_path):
+    (tmp_path / "homes" / "anna").mkdir(parents=True)
+    stage = kit(f"has_home {tmp_path / 'homes'}")
+    client = stage.connect()
+    client.say("EHLO c.example")
+    client.say("MAIL FROM:<>")
+    assert client.say("RCPT TO:<Anna@example.org>").code == 450  # nobody accepts it, but has_home has passed it
+    assert stage.logged("has_home: pass, anna")
+    for nobody in ("otto", '".."', "x" * 300, '"a/b"'):
+        assert client.say(f"RCPT TO:<{nobody}@example.org>").text == "no such user"
+
+
+def test_the_guide_from_perl_names_every_plugin_that_is_not_here():
+    page = (DOCS / "from-perl-qpsmtpd.md").read_text("utf-8").partition("## What is not here")[2].partition("##")[0]
+    rows = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", page, re.MULTILINE))
+    for name, instead in INSTEAD.items():
+        (row,) = [there for names, there in rows.items() if f"`{name}`" in names]
+        assert f"`{instead.partition(' ')[0]}`" in row
