@@ -31,7 +31,9 @@ class Daemon:
             while True:
                 connection, _ = self.listener.accept()
                 with contextlib.suppress(OSError), connection, connection.makefile("rb") as file:
-                    self.requests.append(list(iter(file.readline, b"\r\n"))[0])
+                    self.requests.append(file.readline())
+                    while file.readline().strip():
+                        pass
                     connection.sendall(self.answer)
 
 
@@ -98,7 +100,9 @@ def test_all_other_statuses_pass(kit, daemon, line, status, logged):
     assert "karma" not in client.connection.notes
 
 
-@pytest.mark.parametrize("answer", [b"", b"0", b"junk\r\n\r\n0", b"HTTP/1.1 200 OK\r\n\r\nnone", b"HTTP/1.1 200 OK\r\n"])
+@pytest.mark.parametrize(
+    "answer", [b"", b"0", b"junk\r\n\r\n0", b"HTTP/1.1 200 OK\r\n\r\nnone", b"HTTP/1.1 200 OK\r\n"]
+)
 def test_a_daemon_that_makes_no_sense_lets_mail_through(kit, daemon, line, answer):
     daemon.answer = answer
     stage = kit(line)
@@ -116,7 +120,7 @@ def test_a_long_answer_and_a_silent_daemon_let_mail_through(kit, daemon, line):
     daemon.says(b"0" + b" " * 100_000)
     assert ask(kit(line))[1].code == 250
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        place = "127.0.0.1:{}".format(silent.getsockname()[1])
+        place = f"127.0.0.1:{silent.getsockname()[1]}"
         stage = kit(f"qmail_deliverable server {place} timeout 0.05")
         assert ask(stage)[1].code == 250
     assert stage.logged(f"error, {place}: ")

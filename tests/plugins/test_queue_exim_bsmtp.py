@@ -83,8 +83,10 @@ def test_bare_line_ends_cannot_end_the_message(kit, program):
     client.say("RCPT TO:<b@x.example>")
     content = b"Subject: x\r\n\r\nx\n.\nMAIL FROM:<evil@x.example>\r.\rx\n.\r\nno end"
     assert client.send(b"BDAT %d LAST\r\n" % len(content) + content).startswith(b"250")
-    assert (program.parent / "batch").read_bytes().endswith(
-        b"\r\n\r\nx\r\n..\r\nMAIL FROM:<evil@x.example>\r\n..\r\nx\r\n..\r\nno end\r\n.\r\nQUIT\r\n"
+    assert (
+        (program.parent / "batch")
+        .read_bytes()
+        .endswith(b"\r\n\r\nx\r\n..\r\nMAIL FROM:<evil@x.example>\r\n..\r\nx\r\n..\r\nno end\r\n.\r\nQUIT\r\n")
     )
 
 

@@ -174,16 +174,23 @@ def test_data_is_safe_before_it_shows_and_all_is_safe_before_the_reply(deliver, 
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("call", ["fsync", "link", "mkdir", "open", "fdopen"])
+@pytest.mark.parametrize(
+    ("error", "status"), [(errno.ENOSPC, b"4.3.1"), (errno.EDQUOT, b"4.2.2"), (errno.EIO, b"4.3.0")]
+)
+@pytest.mark.parametrize("call", ["write", "fsync", "close", "link", "mkdir", "open"])
 @pytest.mark.parametrize("number", [1, 2, 3, 5])
-def test_whatever_call_fails_the_client_may_try_again_and_nothing_is_left(deliver, tmp_path, monkeypatch, call, number):
+def test_whatever_call_fails_the_client_may_try_again_and_nothing_is_left(
+    deliver, tmp_path, monkeypatch, call, number, error, status
+):
     real, count = getattr(os, call), 0
 
     def fail(*args, **kwargs):
         nonlocal count
         count += 1
         if count == number:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            if call == "close":
+                real(*args)
+            raise OSError(error, os.strerror(error))
         return real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
@@ -192,10 +199,18 @@ def test_whatever_call_fails_the_client_may_try_again_and_nothing_is_left(delive
     if count < number:  # there are not that many calls
         assert reply[:3] == b"250"
         return
-    assert reply == b"452 4.3.0 the message cannot be stored now, please try again later\r\n"
+    assert reply == b"452 " + status + b" the message cannot be stored now, please try again later\r\n"
     assert files(tmp_path / "md") == []
     assert deliver.logged("(queue) queue::maildir: error, ")
-    assert deliver.logged("No space left on device")
+    assert deliver.logged(os.strerror(error))
+
+
+def test_a_disk_that_takes_only_a_part_at_a_time_gets_all_of_it(deliver, tmp_path, monkeypatch):
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:7]))
+    deliver()
+    (path,) = files(tmp_path / "md")
+    assert without_trace(path.read_bytes()).endswith(b"Subject: x\nMessage-Id: <id@x>\n\nbody\n.dot\n\xff\x00\n")
 
 
 def test_a_message_that_breaks_off_is_452(deliver, tmp_path, monkeypatch):

@@ -119,7 +119,7 @@ def test_a_message_is_handed_over_record_by_record(kit, service):
     stage, reply = deliver(kit, f"queue/postfix-queue {cleanup.path}")
     assert reply == b"250 2.0.0 Queued! <id@x> (Queue-Id: ABC123)\r\n"
     assert stage.logged("(queue) queue::postfix-queue: pass, queued as ABC123\n")
-    assert cleanup.flags == b"flags\0" b"0\0\0"
+    assert cleanup.flags == b"flags\x000\0\0"
     kinds = "".join(kind for kind, _ in cleanup.records)
     assert kinds == "TAASRRM" + "N" * kinds.count("N") + "XE"
     assert cleanup.of("T") == [b"1767225600"]

@@ -33,9 +33,7 @@ def work_file(directory: Path, pieces: Iterable[bytes] = ()) -> Generator[IO[byt
         yield file
 
 
-def run(
-    command: Sequence[str], seconds: float, *, stdin: IO[bytes], stdout: IO[bytes], stderr: int | IO[bytes]
-) -> int:
+def run(command: Sequence[str], seconds: float, *, stdin: IO[bytes], stdout: IO[bytes], stderr: int | IO[bytes]) -> int:
     """Run a program; give its exit status, or less a signal.
 
     What is still running after `seconds` is killed, with all that it has started. Raises OSError.

@@ -7,7 +7,8 @@ Arguments:
 
 The user of this server has to be one of Exim's `trusted_users`, else Exim takes all messages for
 mail of this user. Batch SMTP has no parameters: wishes for delivery status notifications get
-lost, and Exim refuses addresses that are not ASCII.
+lost, and Exim refuses domains that are not ASCII. It also checks no recipients: one that does not
+exist is bounced, so have another plugin check them.
 
 A bare CR or LF, which only a client that uses BINARYMIME can send, is made CRLF.
 
