@@ -213,6 +213,41 @@ def test_a_disk_that_takes_only_a_part_at_a_time_gets_all_of_it(deliver, tmp_pat
     assert without_trace(path.read_bytes()).endswith(b"Subject: x\nMessage-Id: <id@x>\n\nbody\n.dot\n\xff\x00\n")
 
 
+@pytest.mark.parametrize(
+    ("quota", "fits"),
+    [
+        ("100000S", True),
+        ("100000S,3C\n100 2", True),
+        ("100000S,3C\n100 2\n50 1", False),
+        ("100000S,3C\n100 2\n50 1\n-50 -1", True),
+        ("1000S\n900 1", False),
+        ("1000S\n100000 1\n-100000 -1", True),
+        ("10S", False),
+        ("0S,0C", True),
+        ("NOQUOTA\n100 1", True),
+        ("", True),
+        ("\xff\n\xff", True),
+    ],
+)
+def test_the_quota_of_a_maildir_is_heeded(deliver, tmp_path, quota, fits):
+    file = tmp_path / "md" / "b" / "maildirsize"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"{quota}\n")
+    reply = deliver("%l", ("<a@d.example>", "<b@d.example>"))
+    assert reply.startswith(b"250" if fits else b"452 4.2.2 the message cannot be stored")
+    mails = [path for path in files(tmp_path / "md") if path != file]
+    assert [path.parent.parent.name for path in mails] == (["a", "b"] if fits else [])
+    noted = f"{mails[1].stat().st_size} 1\n" if fits else ""
+    assert file.read_text() == f"{quota}\n{noted}"
+    assert fits or deliver.logged(os.strerror(errno.EDQUOT))
+
+
+def test_a_quota_that_cannot_be_noted_costs_no_mail(deliver, tmp_path):
+    (tmp_path / "md" / "maildirsize").mkdir(parents=True)
+    assert deliver()[:3] == b"250"
+    assert places(tmp_path / "md") == ["new"]
+
+
 def test_a_message_that_breaks_off_is_452(deliver, tmp_path, monkeypatch):
     def broken(self):
         yield b"Subject: x\n"

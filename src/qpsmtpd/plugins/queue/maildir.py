@@ -21,6 +21,11 @@ come at the same time share a sync of their directory. A message
 for several recipients is delivered to all of them or, as far as the disk allows, to none: if
 one of them is over the disk quota, the others get nothing either until there is room again.
 Whatever step fails, no part of a message is left behind, neither in `new` nor in `tmp`.
+
+A Maildir with a file `maildirsize` (Maildir++, as Courier and Dovecot keep it) has the quota that
+this file says: a message that does not fit counts as over quota, one that comes is noted there.
+The file is never made, nor counted anew.
+
 It begins with Return-Path and Delivered-To; its lines end in LF.
 
 Result: OK. DENYSOFT (452) if the message cannot be written: with 4.3.1 if the disk is full, 4.2.2 if
@@ -59,6 +64,7 @@ from qpsmtpd import (
     blocking,
 )
 from qpsmtpd.plugins.queue._common import message_id
+from qpsmtpd.plugins.queue._maildirsize import count, has_room
 from qpsmtpd.session.message import CHUNK, Message
 
 _PERMS = re.compile(r"0?[0-7]{3}")
@@ -140,11 +146,14 @@ class Maildir(Plugin):
             for copy in copies:
                 self._put(copy.folder, partial(self._write, copy, transaction.content))
                 written.append(copy.tmp)
+            sizes = [_size_within_quota(copy) for copy in copies]
             for copy in copies:
                 self._put(copy.folder, partial(_link, copy.tmp, copy.new))
                 linked.append(copy.new)
             for folder in {copy.folder for copy in copies}:
                 self._syncs.sync(f"{folder}/new")
+            for copy, size in zip(copies, sizes, strict=True):
+                count(copy.folder, size)
         except BaseException:
             _remove(linked)
             raise
@@ -242,6 +251,14 @@ def _check_subdir(subdir: str) -> str:
     if not {"", ".", ".."}.isdisjoint(subdir.split("/")):
         raise ValueError(f"SUBDIR {subdir!r} must be names with single slashes between them")
     return subdir
+
+
+def _size_within_quota(copy: _Copy) -> int:
+    """The size of a copy that is written. Raises OSError if its Maildir has no room for it."""
+    size = os.stat(copy.tmp).st_size
+    if not has_room(copy.folder, size):
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), copy.folder)
+    return size
 
 
 def _make_directory(path: str, mode: int) -> None:
