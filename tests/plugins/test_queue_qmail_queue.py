@@ -2,6 +2,7 @@
 
 import os
 import signal
+import smtplib
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qpsmtpd import Mailbox, Plugin
+from qpsmtpd import OK, Mailbox, Plugin
 from qpsmtpd.config import ConfigError
 from qpsmtpd.testing import make_site
 
@@ -136,6 +137,31 @@ def test_a_program_that_is_gone_is_452(kit, program):
     program.unlink()
     assert deliver(stage) == LATER
     assert stage.logged(f"error, {program}: ")
+
+
+def test_no_program_is_run_where_its_exit_status_would_be_lost(kit, program):
+    stage = kit(f"queue/qmail-queue {program}")
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert deliver(stage) == LATER
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert stage.logged("SIGCHLD ignored")
+    assert not (program.parent / "message").exists()
+
+
+def test_it_runs_on_every_driver(driver, running, program, tmp_path):
+    class Accepts(Plugin):
+        def hook_rcpt(self, transaction, recipient, parameters):
+            return OK
+
+    site = make_site(f"queue/qmail-queue {program}", Accepts)
+    with running(driver, site) as address, smtplib.SMTP(*address, timeout=20) as client:
+        client.sendmail("a@x.example", ["b@x.example"], CONTENT)
+        (program.parent / "do").write_text("31")
+        with pytest.raises(smtplib.SMTPDataError, match="refused"):
+            client.sendmail("a@x.example", ["b@x.example"], CONTENT)
+    assert (program.parent / "envelope").read_bytes() == b"Fa@x.example\0Tb@x.example\0\0"
 
 
 def descriptors():

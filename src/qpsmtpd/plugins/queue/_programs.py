@@ -38,6 +38,9 @@ def run(command: Sequence[str], seconds: float, *, stdin: IO[bytes], stdout: IO[
 
     What is still running after `seconds` is killed, with all that it has started. Raises OSError.
     """
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        # The system then forgets the status, and `subprocess` takes it for 0: mail would be lost.
+        raise ChildProcessError("this server was started with SIGCHLD ignored, and cannot know how programs end")
     process = subprocess.Popen(  # noqa: S603 - the administrator's, and no shell
         command, stdin=stdin, stdout=stdout, stderr=stderr, cwd="/", start_new_session=True
     )

@@ -73,7 +73,7 @@ _SUBSTITUTION = re.compile(r"%(.?)")
 # into one character would deliver one user's mail to another.
 _UNSAFE = re.compile(r"[^\w+.,@=\-]")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
-_STATUS = {errno.ENOSPC: "4.3.1 ", errno.EDQUOT: "4.2.2 "}  # what the client is told beside the text
+_STATUS: dict[int | None, str] = {errno.ENOSPC: "4.3.1 ", errno.EDQUOT: "4.2.2 "}
 _NO_LINKS = frozenset({errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
