@@ -257,6 +257,7 @@ def test_no_status_but_0_is_a_success(status, reason):
         {"answer": b"status\x000"},
         {"answer": b"reason\0none\0\0"},
         {"answer": b"status\0-1\0\0"},
+        {"answer": b"status\x00" + b"0" * 5000 + b"\0\0"},
         {"answer": "status\0\u0661\0\0".encode()},
         {"until": b""},
         {"until": b"S"},

@@ -54,6 +54,7 @@ _STATUSES: tuple[tuple[int, ReturnCode, str], ...] = (
 )
 
 _REPLY_CODE = re.compile(r"\A[45][0-9]{2}[ -]")  # what FLAG_SMTP_REPLY puts before a reason
+_NUMBER = re.compile(r"[0-9]{1,9}")
 _LONGEST = 1024  # octets of a line in one record, as in the original; cleanup leaves that to its clients
 _MOST_ATTRIBUTES = 20
 _NOTIFY = {"SUCCESS": 2, "FAILURE": 4, "DELAY": 8}
@@ -83,7 +84,10 @@ def verdict(answer: Answer) -> tuple[ReturnCode, str]:
 
 
 def deliver(stream: Stream, flags: int, envelope: bytes, content: Iterable[bytes]) -> Answer:
-    """Hand a message over, its content with LF at line ends. Raises OSError, and then it is not in the queue."""
+    """Hand a message over, its content with LF at line ends.
+
+    Raises OSError; then it is not in the queue, unless what has failed is the answer.
+    """
     queue_id = _attributes(stream).get("queue_id")
     if queue_id is None:
         raise OSError(f"{stream.place} is no cleanup service of Postfix")
@@ -94,7 +98,7 @@ def deliver(stream: Stream, flags: int, envelope: bytes, content: Iterable[bytes
     stream.send(_record(b"X") + _record(b"E"))
     answer = _attributes(stream)
     status = answer.get("status", "")
-    if not (status.isdecimal() and status.isascii()):
+    if not _NUMBER.fullmatch(status):
         raise OSError(f"{stream.place} does not say what has become of the message")
     return Answer(queue_id, int(status), answer.get("reason", ""))
 

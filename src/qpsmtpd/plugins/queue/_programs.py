@@ -19,7 +19,7 @@ _GRACE = 1.0  # seconds for what was killed to be gone
 
 def check_program(path: str) -> str:
     """Give the path back. Raises ValueError if it is not the absolute path of a program that may be run."""
-    if not (os.path.isabs(path) and Path(path).is_file() and os.access(path, os.X_OK)):  # noqa: PTH117 - also an empty one
+    if not (Path(path).is_absolute() and Path(path).is_file() and os.access(path, os.X_OK)):
         raise ValueError(f"{path} is no absolute path of a program that may be run")
     return path
 

@@ -60,6 +60,7 @@ class EximBsmtp(Plugin):
             return DENYSOFT, LATER
         reply = _REPLY.search(said)
         if reply is not None:
+            self.log(LOGINFO, f"fail, {reply[0]}")
             return DENY if reply[1] == "5" else DENYSOFT, reply[2][:_MOST_TOLD]
         if status:
             self.log(LOGERROR, f"error, {self._program} ended with {status}")
