@@ -640,6 +640,7 @@ TESTED_ELSEWHERE = {
     "auth-failures": "tests/protocol/test_auth.py::test_too_many_failures_end_the_session",
     "header-size": "tests/protocol/test_server.py::test_a_header_without_room_gives_no_content",
     "line-ends-kept": "tests/session/test_message.py::test_content_out_is_content_in",
+    "queue-trouble": "tests/plugins/test_queue_qmail_queue.py::test_all_other_statuses_refuse_for_now",
     "results-of-a-message": "tests/session/test_authentication_results.py::test_the_results_of_one_message_are_not_the_next_ones",
     "adaptive-verdict": "tests/plugins/test_logging_adaptive.py::test_a_refused_recipient_does_not_hide_that_the_message_was_accepted",
 }
