@@ -11,7 +11,16 @@ from typing import Generic, TypeVar
 
 from qpsmtpd import LOGWARN, Mailbox, Plugin
 
-__all__ = ["AddressList", "AddressPattern", "Parsed", "parse_addresses", "parse_each", "parse_pattern"]
+__all__ = [
+    "AddressList",
+    "AddressPattern",
+    "Parsed",
+    "compiled",
+    "parse_addresses",
+    "parse_each",
+    "parse_pattern",
+    "parse_values",
+]
 
 T = TypeVar("T")
 
@@ -39,16 +48,17 @@ class Parsed(Generic[T]):
 
 def parse_each(plugin: Plugin, setting: str, parse: Callable[[str], T]) -> Parsed[tuple[T, ...]]:
     """A setting whose lines are parsed one by one; `parse` raises ValueError for a bad one."""
-    return Parsed(plugin, setting, lambda values: _each(plugin, setting, values, parse))
+    return Parsed(plugin, setting, lambda values: parse_values(plugin, f"config/{setting}", values, parse))
 
 
-def _each(plugin: Plugin, setting: str, values: tuple[str, ...], parse: Callable[[str], T]) -> tuple[T, ...]:
+def parse_values(plugin: Plugin, place: str, values: Sequence[str], parse: Callable[[str], T]) -> tuple[T, ...]:
+    """What `parse` makes of each value; those it raises ValueError for are logged, with `place`, and left out."""
     results: list[T] = []
     for value in values:
         try:
             results.append(parse(value))
         except ValueError as error:
-            plugin.log(LOGWARN, f"error, config/{setting}: {error}; left out the line {value!r}")
+            plugin.log(LOGWARN, f"error, {place}: {error}; left out the line {value!r}")
     return tuple(results)
 
 
@@ -81,11 +91,15 @@ def parse_pattern(line: str) -> AddressPattern:
         if "@" not in word:
             raise ValueError("neither an address, nor @domain, nor a regular expression")
         return AddressPattern(word.lower(), None, reason.strip())
+    return AddressPattern(word.lower(), compiled(word), reason.strip())
+
+
+def compiled(text: str) -> re.Pattern[str]:
+    """A regular expression for which case does not count. Raises ValueError."""
     try:
-        expression = re.compile(word, re.IGNORECASE)
+        return re.compile(text, re.IGNORECASE)
     except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"bad regular expression: {error}") from error
-    return AddressPattern(word.lower(), expression, reason.strip())
 
 
 class AddressList:
@@ -110,4 +124,5 @@ class AddressList:
 
 def parse_addresses(plugin: Plugin, setting: str) -> Parsed[AddressList]:
     """A setting whose lines name addresses (`parse_pattern`)."""
-    return Parsed(plugin, setting, lambda values: AddressList(_each(plugin, setting, values, parse_pattern)))
+    place = f"config/{setting}"
+    return Parsed(plugin, setting, lambda values: AddressList(parse_values(plugin, place, values, parse_pattern)))
