@@ -44,7 +44,7 @@ class BadMailFromTo(Plugin):
 
     def hook_rcpt(self, transaction: Transaction, recipient: Mailbox, parameters: Parameters) -> Result:
         """Refuse the recipient if it is listed with the sender."""
-        if _NOTE not in transaction.notes:
+        if not isinstance(transaction.notes.get(_NOTE), str):  # else the results of this plugin are there
             self.log(LOGDEBUG, "pass, sender not listed")
             return DECLINED
         senders, recipients = _names(transaction.reverse_path), _names(recipient)
