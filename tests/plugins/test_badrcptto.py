@@ -49,3 +49,13 @@ def test_rejecting_may_be_soft_or_off(kit):
 
 def test_relay_clients_pass(kit):
     assert answer(kit(RelayClient, "badrcptto", config=LIST), "<bad@dest.example>")[0].startswith(b"250")
+
+
+def test_an_address_too_long_for_expressions_is_refused_where_there_is_one(kit):
+    at_most, longer = (f"<{'a' * (310 + more)}@x.example>" for more in (0, 1))
+    plain, expressions = ({"badrcptto": lines} for lines in (("b@y.example",), ("b@y.example", "(a+)+$")))
+    assert answer(kit("badrcptto", config=plain), longer)[0].startswith(b"250")
+    assert answer(kit("badrcptto", config={"badrcptto": ("^b@",)}), at_most)[0].startswith(b"250")
+    stage = kit("badrcptto", config=expressions)
+    assert answer(stage, longer)[0] == b"550 5.7.1 this address is too long\r\n"
+    assert stage.logged("fail, more than 320 characters")

@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 from qpsmtpd import LOGWARN, Mailbox, Plugin
 
 __all__ = [
+    "ADDRESS_LIMIT",
     "AddressList",
     "AddressPattern",
     "Parsed",
@@ -21,6 +22,9 @@ __all__ = [
     "parse_pattern",
     "parse_values",
 ]
+
+ADDRESS_LIMIT = 64 + 1 + 255
+"""Characters in an address (RFC 5321 section 4.5.3.1). No expression is tried on a longer one: it could take minutes."""
 
 T = TypeVar("T")
 
@@ -111,15 +115,27 @@ class AddressList:
         self._expressions = [place for place, pattern in enumerate(patterns) if pattern.expression is not None]
 
     def find(self, mailbox: Mailbox) -> AddressPattern | None:
-        """The first line that means this mailbox."""
+        """The first line that means this mailbox; an expression means none that is longer than an address may be."""
         domain = "" if mailbox.domain is None else f"@{mailbox.domain}".lower()
         by_address = self._places.get(mailbox.local_part.lower() + domain)
         by_domain = self._places.get(domain)
         if by_address is None and by_domain is None and not self._expressions:
             return None
-        by_expression = next((place for place in self._expressions if self._patterns[place].matches(mailbox)), None)
+        tried = () if _is_too_long(mailbox) else self._expressions
+        by_expression = next((place for place in tried if self._patterns[place].matches(mailbox)), None)
         found = [place for place in (by_address, by_domain, by_expression) if place is not None]
         return self._patterns[min(found)] if found else None
+
+    def find_bad(self, mailbox: Mailbox) -> AddressPattern | None:
+        """As `find`, for a list of who is unwelcome: nobody gets past an expression by being too long for it."""
+        return self.find(mailbox) or (_TOO_LONG if self._expressions and _is_too_long(mailbox) else None)
+
+
+_TOO_LONG = AddressPattern(f"more than {ADDRESS_LIMIT} characters", None, "this address is too long")
+
+
+def _is_too_long(mailbox: Mailbox) -> bool:
+    return len(mailbox.address) > ADDRESS_LIMIT
 
 
 def parse_addresses(plugin: Plugin, setting: str) -> Parsed[AddressList]:

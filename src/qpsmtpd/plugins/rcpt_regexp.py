@@ -32,9 +32,7 @@ from dataclasses import dataclass
 
 from qpsmtpd import DECLINED, DENY, LOGDEBUG, LOGINFO, OK, Mailbox, Parameters, Plugin, Result, Site, Transaction, dsn
 from qpsmtpd.plugins._answers import Answer, parse_answer
-from qpsmtpd.plugins._lists import compiled, parse_each
-
-_ADDRESS_LIMIT = 64 + 1 + 255  # RFC 5321 section 4.5.3.1
+from qpsmtpd.plugins._lists import ADDRESS_LIMIT, compiled, parse_each
 
 
 class RcptRegexp(Plugin):
@@ -52,7 +50,7 @@ class RcptRegexp(Plugin):
             return DECLINED
         address = recipient.address.lower()
         for rule in self._rules():
-            if rule.expression is not None and len(address) > _ADDRESS_LIMIT:
+            if rule.expression is not None and len(address) > ADDRESS_LIMIT:
                 self.log(LOGINFO, f"fail, an address of {len(address)} characters")
                 return dsn.addr_bad_dest_syntax(DENY, "this address is too long")
             if rule.matches(address):
