@@ -27,7 +27,7 @@ def answer(stage, path):
 )  # fmt: skip
 def test_listed_recipients_are_refused_and_lower_the_karma(kit, path):
     reply, karma = answer(kit("badrcptto", config=LIST), path)
-    assert (reply[:3], karma) == (b"550", -1)
+    assert (reply[:3], karma) == (b"550", -2)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,12 @@ def test_others_pass_and_so_does_the_postmaster(kit, path):
 
 def test_the_client_is_told_the_reason(kit):
     assert answer(kit("badrcptto", config=LIST), "<reason@dest.example>")[0] == b"550 5.7.1 Custom Reason Text\r\n"
+
+
+def test_without_a_reason_the_status_is_that_of_an_unknown_address(kit):
+    text = b"mail to this address is not accepted here\r\n"
+    for args, reply in (("", b"550 5.1.1 "), ("reject_type temp", b"450 4.1.1 ")):
+        assert answer(kit(f"badrcptto {args}", config=LIST), "<bad@dest.example>")[0] == reply + text
 
 
 def test_rejecting_may_be_soft_or_off(kit):

@@ -149,6 +149,12 @@ def test_every_date_as_it_should_be_is_read(seconds):
     assert _seconds(formatdate(seconds)) == seconds
 
 
+def test_a_date_is_read_with_its_zone():
+    assert [_seconds(f"Thu, 1 Jan 2026 {time}") for time in ("01:30:00 +0130", "00:00:00 GMT", "00:00:00 (noon)")] == [
+        NOW
+    ] * 3
+
+
 @given(st.text() | st.from_regex(r"([A-Z][a-z]{2}, )?[0-9]+ Jan [0-9]+ [0-9:.]+ [+-]?[0-9A-Z]+", fullmatch=True))
 def test_any_text_is_a_date_or_none(text):
     assert isinstance(_seconds(text), int | None)

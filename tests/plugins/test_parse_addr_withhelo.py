@@ -45,6 +45,7 @@ def test_nothing_is_the_null_sender_but_no_recipient(kit):
     assert talk(stage, "HELO", "") == 250
     assert talk(stage, "HELO", "", "RCPT TO:") == 501
     assert talk(stage, "EHLO", "") == 501
+    assert _parse("rcpt", "TO:")[0] is DENY
 
 
 @pytest.mark.parametrize(("hello", "code"), [("HELO", 501), ("EHLO", 250)])

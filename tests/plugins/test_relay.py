@@ -47,10 +47,10 @@ def test_more_clients_stand_in_a_second_file(kit):
 @pytest.mark.parametrize(
     ("ip", "may"),
     [("192.0.2.10", True), ("192.0.2.1", None), ("198.51.100.7", True), ("198.51.10.7", None), ("10.1.2.3", True),
-     ("2001:db8::1", True), ("2001:db8:0::2", None), ("2001:db8:2:ffff::9", True), ("2001:db8:20::", None), ("x", None)],
+     ("2001:db8::1", True), ("2001:db8:0::2", None), ("2001:db8:2:ffff::9", True), ("2001:db8:20::", None), ("2001:db8:3::1", True), ("x", None)],
 )  # fmt: skip
 def test_many_clients_stand_in_a_constant_database(kit, directory, ip, may):
-    keys = ["192.0.2.10", "198.51.100.", "10.", "2001:db8::1", "2001:db8:2:"]
+    keys = ["192.0.2.10", "198.51.100.", "10.", "2001:db8::1", "2001:db8:2:", "2001:db8:3:0:"]
     cdb.write(directory / "morerelayclients.cdb", keys)
     stage = kit("relay")
     assert relays(stage, ip) is may

@@ -18,14 +18,14 @@ Arguments: `reject 0` only logs; `reject_type` is perm (the default), soft, disc
 temp_disconnect.
 
 Result: DECLINED, or what `reject_type` says: DENY (550) by default. A recipient that is
-refused lowers the connection's karma by 1.
+refused lowers the connection's karma by 2.
 
 In config/plugins, before rcpt_ok:
 
     badrcptto
 """
 
-from qpsmtpd import DECLINED, LOGINFO, Mailbox, Parameters, Plugin, Result, Site, Transaction
+from qpsmtpd import DECLINED, LOGINFO, Mailbox, Parameters, Plugin, Result, Site, Transaction, dsn
 from qpsmtpd.plugins._lists import parse_addresses
 
 
@@ -47,7 +47,8 @@ class BadRcptTo(Plugin):
             return DECLINED
         pattern = self._list().find_bad(recipient)
         if pattern is not None:
-            self.adjust_karma(-1)
-            return self.get_reject(pattern.reason or "mail to this address is not accepted here", pattern.text)
+            self.adjust_karma(-2)
+            _, unknown = dsn.no_such_user(self.get_reject_type(), "mail to this address is not accepted here")
+            return self.get_reject(pattern.reason or unknown, pattern.text)
         self.log(LOGINFO, "pass")
         return DECLINED
