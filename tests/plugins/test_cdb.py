@@ -2,7 +2,7 @@
 
 import os
 
-import cdb
+import constant_database
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +13,7 @@ from qpsmtpd.plugins._cdb import _digest, find_key
 def test_keys_are_found_in_a_large_database_and_others_are_not(tmp_path):
     path = tmp_path / "large.cdb"
     names = [f"host{number}.example" for number in range(5000)]
-    cdb.write(path, names)
+    constant_database.write(path, names)
     assert all(find_key(path, [name]) == name for name in names)
     assert not any(find_key(path, [f"x{name}"]) for name in names)
     assert find_key(path, ["nowhere", names[7], names[8]]) == names[7]
@@ -25,7 +25,7 @@ def test_the_digest_is_that_of_the_format():
 
 @pytest.mark.parametrize("keys", [[], ["only"], ["", "x"], ["a", "a"]])
 def test_a_small_database_is_one_too(tmp_path, keys):
-    cdb.write(tmp_path / "small.cdb", keys)
+    constant_database.write(tmp_path / "small.cdb", keys)
     assert all(find_key(tmp_path / "small.cdb", [key]) == key for key in keys)
     assert find_key(tmp_path / "small.cdb", ["other", "b"]) is None
 
@@ -51,7 +51,7 @@ def test_any_file_is_a_database_or_a_value_error(tmp_path_factory, content, key)
 
 def test_the_rest_of_a_file_that_was_cut_off_is_missed(tmp_path):
     path = tmp_path / "cut.cdb"
-    cdb.write(path, ["x.example"])
+    constant_database.write(path, ["x.example"])
     os.truncate(path, path.stat().st_size - 1)
     with pytest.raises(ValueError, match="no cdb file, or not the whole of one"):
         find_key(path, [f"{number}" for number in range(1000)] + ["x.example"])

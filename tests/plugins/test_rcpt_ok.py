@@ -1,6 +1,6 @@
 """Which recipients `rcpt_ok` takes."""
 
-import cdb
+import constant_database
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,7 +52,7 @@ def test_more_hosts_stand_in_a_second_file(kit):
 
 
 def test_many_hosts_stand_in_a_constant_database(kit, directory):
-    cdb.write(directory / "morercpthosts.cdb", ["dest.example", ".sub.example"])
+    constant_database.write(directory / "morercpthosts.cdb", ["dest.example", ".sub.example"])
     stage = kit("rcpt_ok")
     for path in ("<u@dest.example>", "<u@DEST.example>", "<u@a.b.sub.example>", "<postmaster>"):
         assert answer(stage, path).startswith(b"250")

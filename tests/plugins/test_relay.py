@@ -2,7 +2,7 @@
 
 import ipaddress
 
-import cdb
+import constant_database
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -51,7 +51,7 @@ def test_more_clients_stand_in_a_second_file(kit):
 )  # fmt: skip
 def test_many_clients_stand_in_a_constant_database(kit, directory, ip, may):
     keys = ["192.0.2.10", "198.51.100.", "10.", "2001:db8::1", "2001:db8:2:", "2001:db8:3:0:"]
-    cdb.write(directory / "morerelayclients.cdb", keys)
+    constant_database.write(directory / "morerelayclients.cdb", keys)
     stage = kit("relay")
     assert relays(stage, ip) is may
     assert not stage.logged("error")

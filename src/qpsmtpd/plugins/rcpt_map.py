@@ -10,8 +10,8 @@ Case does not count. The codes are OK (the recipient is accepted, whatever plugi
 this one say), DECLINED (they decide), DENY, DENYSOFT, DENY_DISCONNECT and
 DENYSOFT_DISCONNECT. Empty lines and those that begin with `#` are left out, and so is,
 with a message in the log, a line that makes no sense. A map that has changed is read
-again; if that fails, or nothing is in it, the log says so and
-the old one stays. Recipients elsewhere are none of this plugin's business.
+again; if that fails, or nothing is in it, the log says so and the old one stays.
+Recipients elsewhere are none of this plugin's business.
 
 Arguments:
 - `domain`: the domain. For several load the plugin several times: `rcpt_map:0`, `rcpt_map:1`.
