@@ -1,20 +1,28 @@
 """Arguments of plugins that are more than a word."""
 
+import itertools
 from collections.abc import Mapping
 
-__all__ = ["flag", "number", "seconds"]
+from qpsmtpd import Plugin
 
-_FLAGS = {"yes": True, "1": True, "on": True, "no": False, "0": False, "off": False}
+__all__ = ["count", "flag", "number", "seconds", "with_defaults"]
+
+_FLAGS = {"1": True, "yes": True, "on": True, "true": True, "0": False, "no": False, "off": False, "false": False}
 
 
-def flag(options: Mapping[str, str], name: str, *, default: bool) -> bool:
+def count(word: str, least: int = 1) -> int:
+    """A word as a whole number. Raises ValueError unless it is one of `least` or more."""
+    if not (word.isascii() and word.isdecimal() and int(word) >= least):
+        raise ValueError(f"{word!r} is no number of {least} or more")
+    return int(word)
+
+
+def flag(options: Mapping[str, str], name: str, *, default: bool = False) -> bool:
     """The argument `name` as yes or no. Raises ValueError."""
-    text = options.get(name)
-    if text is None:
-        return default
-    if text.lower() not in _FLAGS:
-        raise ValueError(f"{name} {text!r} is neither yes nor no")
-    return _FLAGS[text.lower()]
+    word = options.get(name, "yes" if default else "no")
+    if word.lower() not in _FLAGS:
+        raise ValueError(f"{name} {word!r} is neither yes nor no")
+    return _FLAGS[word.lower()]
 
 
 def number(options: Mapping[str, str], name: str, default: int, most: int = 1 << 40) -> int:
@@ -34,3 +42,9 @@ def seconds(options: Mapping[str, str], name: str, default: float) -> float:
     if not 0 < time < float("inf"):
         raise ValueError(f"{name} {options[name]!r} is no number of seconds above 0")
     return time
+
+
+def with_defaults(plugin: Plugin, options: Mapping[str, str], **defaults: str) -> Mapping[str, str]:
+    """The options, with values of the plugin's own for shared arguments that its line does not give."""
+    missing = [(name, value) for name, value in defaults.items() if name not in options]
+    return plugin.options(tuple(itertools.chain.from_iterable(missing)))
