@@ -1,8 +1,11 @@
 """Arguments of plugins that are more than a word."""
 
+import itertools
 from collections.abc import Mapping
 
-__all__ = ["seconds"]
+from qpsmtpd import Plugin
+
+__all__ = ["seconds", "with_defaults"]
 
 
 def seconds(options: Mapping[str, str], name: str, default: float) -> float:
@@ -14,3 +17,9 @@ def seconds(options: Mapping[str, str], name: str, default: float) -> float:
     if not 0 < time < float("inf"):
         raise ValueError(f"{name} {options[name]!r} is no number of seconds above 0")
     return time
+
+
+def with_defaults(plugin: Plugin, options: Mapping[str, str], **defaults: str) -> Mapping[str, str]:
+    """The options, with values of the plugin's own for shared arguments that its line does not give."""
+    missing = [(name, value) for name, value in defaults.items() if name not in options]
+    return plugin.options(tuple(itertools.chain.from_iterable(missing)))
