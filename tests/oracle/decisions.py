@@ -323,6 +323,14 @@ def headers_end_lines(vector, step):
     )
 
 
+def ip_as_hello(vector, step):
+    """The plugin helo refuses a name that is an address of four octets, whatever they are, and no shorter one."""
+    name = re.fullmatch(r"(?i)(?:HELO|EHLO) ([0-9.]+)\r\n", step.sent)
+    if name is None or not any(call.plugin == "helo" for call in step.calls):
+        return False
+    return (DENY_DISCONNECT in dict(answers(step, "helo", "ehlo")).values()) is is_whole_ip(name[1])
+
+
 def hello_parser(vector, step):
     return step.real.codes == [501] and any(entry[1] == "@parse" for entry in step.real.trace)
 
@@ -461,10 +469,13 @@ def include_fact(vector, recorded, real):
     return vector["kind"] == "config_file" and real == {"error": True}
 
 
+def is_whole_ip(text):
+    parts = text.split(".")
+    return len(parts) == 4 and all(part.isdecimal() and int(part) <= 255 for part in parts)
+
+
 def ip_fact(vector, recorded, real):
-    parts = vector["input"].split(".")
-    whole = len(parts) == 4 and all(part.isdecimal() and int(part) <= 255 for part in parts)
-    return vector["kind"] == "is_valid_ip" and real["result"] is whole
+    return vector["kind"] == "is_valid_ip" and real["result"] is is_whole_ip(vector["input"])
 
 
 REFUSED_AT_START = "bad-settings"
@@ -586,7 +597,7 @@ DECISIONS = (
         ),
     ),
     Decision("address-parts", empty_local_part, parts_fact, texts=("the empty quoted local part",), goes_on=True),
-    Decision("ip-addresses", fact=ip_fact, texts=("any address containing 255",)),
+    Decision("ip-addresses", ip_as_hello, ip_fact, texts=("any address containing 255",)),
     Decision("network-edges", network_edges, texts=("the first and last address of a CIDR block",), goes_on=True),
     Decision(
         "bare-line-ends",

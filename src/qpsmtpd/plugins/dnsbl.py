@@ -122,9 +122,7 @@ class Dnsbl(Plugin):
 
     # With `reject naughty` the mark is taken off for a moment.
 
-    def spare_special_recipients(
-        self, transaction: Transaction, recipient: Mailbox, parameters: Parameters
-    ) -> Result:
+    def spare_special_recipients(self, transaction: Transaction, recipient: Mailbox, parameters: Parameters) -> Result:
         """Serve the hook rcpt: the mark counts for all recipients but the special ones."""
         self._mark(wanted=not _is_special(recipient))
         return DECLINED

@@ -44,13 +44,14 @@ In config/plugins:
 
 import ipaddress
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from qpsmtpd import DECLINED, LOGDEBUG, LOGINFO, LOGWARN, Plugin, Result, Site, Transaction
 from qpsmtpd.plugins._dns import look_ups, same_network
 from qpsmtpd.plugins._lists import parse_each
 from qpsmtpd.plugins._options import with_defaults
-from qpsmtpd.resolver import DnsError
 from qpsmtpd.session.connection import plain_address
 
 _POLICIES = ("lenient", "rfc", "strict")
@@ -154,17 +155,19 @@ class Helo(Plugin):
         notes.pop(_FORWARD, None)  # of an earlier EHLO
         notes.pop(_REVERSE, None)
         is_literal = _is_literal(host)
+        questions = [(host, "A"), (host, "AAAA"), (_pointer(self.connection.remote_ip), "PTR")]
+        *addresses, names = await self._resolver().look_up_all(questions[2 if is_literal else 0 :])
         return (
-            (None if is_literal else await self._no_forward_dns(host))
-            or await self._no_reverse_dns(host)
+            (None if is_literal else self._forward(addresses))
+            or self._reverse(names, host)
             or (self._strict(is_literal=is_literal) if self._policy == "strict" else None)
         )
 
-    async def _no_forward_dns(self, host: str) -> _Failure:
-        try:
-            addresses = await self._resolver().addresses(host)
-        except DnsError as error:
-            self.log(LOGWARN, f"error, {error}")
+    def _forward(self, answers: Sequence[tuple[str, ...] | None]) -> _Failure:
+        """Judge the addresses of the name, A and AAAA."""
+        addresses = list(chain.from_iterable(answer or () for answer in answers))
+        if not addresses and None in answers:
+            self.log(LOGWARN, "error, no name server can tell the addresses of the name")
             return None
         if not addresses:
             return "The name in HELO has no address in the DNS", "no such host"
@@ -173,14 +176,11 @@ class Helo(Plugin):
             self.connection.notes[_FORWARD] = True
         return None
 
-    async def _no_reverse_dns(self, host: str) -> _Failure:
+    def _reverse(self, names: tuple[str, ...] | None, host: str) -> _Failure:
+        """Judge the names of the client's address."""
         address = self.connection.remote_ip
-        try:
-            names = await self._resolver().names_of(address)
-        except ValueError:
-            return None  # who has no IP address has no name of it
-        except DnsError as error:
-            self.log(LOGWARN, f"error, {error}")
+        if names is None:
+            self.log(LOGWARN, f"error, no name server can tell the names of {address}")
             return None
         if not names:
             return f"{address} has no name in the DNS", "no rDNS"
@@ -223,6 +223,14 @@ def _not_fully_qualified(host: str) -> _Failure:
     if _NO_NAME.search(host):
         return "The name in HELO cannot be a host name (RFC 1035)", "invalid FQDN chars"
     return None
+
+
+def _pointer(address: str) -> str:
+    """Where the names of an address are in the DNS; nowhere for what is none."""
+    try:
+        return ipaddress.ip_address(plain_address(address)).reverse_pointer
+    except ValueError:
+        return ""
 
 
 def _same_domain(name: str, host: str) -> bool:

@@ -101,7 +101,7 @@ class ResolvableFromhost(Plugin):
         questions = [(exchange, kind) for exchange in named for kind in ("A", "AAAA")]
         answers = await self._resolver().look_up_all(questions)
         for (exchange, _), answer in zip(questions, answers, strict=True):
-            if _is_ip(exchange) and self._is_good(exchange) or any(map(self._is_good, answer or ())):
+            if (_is_ip(exchange) and self._is_good(exchange)) or any(map(self._is_good, answer or ())):
                 transaction.notes[_OUTCOME] = "mx"
                 self.log(LOGINFO, f"pass, {domain} has MX at {exchange}")
                 return ""
