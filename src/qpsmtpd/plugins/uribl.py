@@ -8,7 +8,7 @@ to do, in place of the argument `action`:
     dbl.example.net
 
 Of each host in a URI or by itself the registered domain is looked up, as the public suffix
-list has it, and the two names above it; of each IP address in a URI the address. The first
+list has it, and up to two longer names of it; of each IP address in a URI the address. The first
 256 KiB of the body are read, with quoted-printable, base64, percent signs and HTML entities
 undone, and 50 names at most are looked up, all at the same time. An entry is an address within
 127.0.0.0/8 (RFC 5782); 127.0.0.1 and 127.255.255.0/24 are none, since lists say so that they
@@ -37,7 +37,7 @@ In config/plugins:
 """
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -56,9 +56,10 @@ _OCTETS = 262_144  # of a body that are read
 _MOST_NAMES = 50
 _MOST_LEVELS = 3
 _MOST_MATCHES = 10
-_ADD_HEADER, _DENY, _DENYSOFT, _ = _ACTIONS = ("add-header", "deny", "denysoft", "log")
+_ACTIONS = ("deny", "denysoft", "add-header", "log")
 _FIELD = "X-URIBL-Match"
 _ALL_BITS = 0x00FFFFFF
+_REFUSALS = {"deny": DENY, "denysoft": DENYSOFT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ class Uribl(Plugin):
     def register(self, qp: Site, *args: str) -> None:
         """Read the arguments. Raises ValueError."""
         options = self.options(args, "action", "timeout", "check-headers", "scan-headers")
-        action = options.get("action", _ADD_HEADER)
+        action = options.get("action", "add-header")
         if action not in _ACTIONS:
             raise ValueError(f"action {action!r} is none of {', '.join(_ACTIONS)}")
         self._with_header = options.get("check-headers", options.get("scan-headers", "0")) not in ("", "0")
@@ -116,27 +117,24 @@ class Uribl(Plugin):
             self.log(LOGINFO, "pass, no URIs")
             return DECLINED
         listings = await find_listings(self, self._resolver(), list(names), lists, NO_DOMAIN)
-        matches = [listing for listing in listings if lists[listing.zone].has(listing)][:_MOST_MATCHES]
+        matches = [listing for listing in listings if lists[listing.zone].has(listing)]
         if not matches:
             self.log(LOGINFO, f"pass, {len(names)} names are in no list")
             return DECLINED
-        texts = await reasons(self._resolver(), matches)
-        found = [
-            (lists[listing.zone].action, f"{names[listing.name]} in {listing.zone}: {text or listing.addresses[0]}")
-            for listing, text in zip(matches, texts, strict=True)
+        matches.sort(key=lambda listing: _ACTIONS.index(lists[listing.zone].action))
+        texts = await reasons(self._resolver(), matches[:_MOST_MATCHES])
+        results = [
+            self._act(lists[match.zone].action, f"{names[match.name]} in {match.zone}: {text or match.addresses[0]}")
+            for match, text in zip(matches, texts, strict=False)
         ]
-        return self._act(transaction, found)
+        return results[0]
 
-    def _act(self, transaction: Transaction, found: list[tuple[str, str]]) -> Result:
-        """Do what is to be done about matches, each with its action and a description."""
-        for action, text in found:
-            self.log(LOGINFO, f"fail, {action}, {text}")
-            if action == _ADD_HEADER:
-                transaction.header.add(_FIELD, text)
-        for action, code in ((_DENY, DENY), (_DENYSOFT, DENYSOFT)):
-            for text in (text for its_action, text in found if its_action == action):
-                return code, text
-        return DECLINED
+    def _act(self, action: str, text: str) -> Result:
+        """Do what is to be done about a match."""
+        self.log(LOGINFO, f"fail, {action}, {text}")
+        if action == "add-header":
+            self.transaction.header.add(_FIELD, text)
+        return (_REFUSALS[action], text) if action in _REFUSALS else DECLINED
 
     def _names(self, transaction: Transaction) -> Mapping[str, str]:
         """What to look up, each with how it is shown."""
@@ -144,26 +142,31 @@ class Uribl(Plugin):
             content = body.read(_OCTETS)
         if self._with_header:
             content = bytes(transaction.header) + content
-        found: dict[str, str] = {}
+        return dict(islice(self._different(content), _MOST_NAMES))
+
+    def _different(self, content: bytes) -> Iterator[tuple[str, str]]:
+        spared, shared = self._spared(), self._shared()
         seen: set[str | Address] = set()
         for host in find_hosts(content):
-            if host not in seen:
-                seen.add(host)
-                found |= self._names_of(host)
-            if len(found) >= _MOST_NAMES:
-                break
-        return dict(islice(found.items(), _MOST_NAMES))
+            if host in seen:
+                continue
+            seen.add(host)
+            if not isinstance(host, str):
+                yield reversed_address(f"{host}"), f"{host}"
+                continue
+            for name in self._domains_of(host, spared, shared):
+                if name == host or name not in seen:
+                    seen.add(name)
+                    yield name, name
 
-    def _names_of(self, host: str | Address) -> Mapping[str, str]:
-        if not isinstance(host, str):
-            return {reversed_address(f"{host}"): f"{host}"}
+    def _domains_of(self, host: str, spared: frozenset[str], shared: frozenset[str]) -> list[str]:
+        """The registered domain of a host and longer names of it; nothing if there is none, or it is spared."""
         labels = host.split(".")
         registered = self._suffixes.privatesuffix(host)
-        if registered is None or any(".".join(labels[place:]) in self._spared() for place in range(len(labels))):
-            return {}
-        least = registered.count(".") + 1 + (registered in self._shared())
-        names = [".".join(labels[-size:]) for size in range(least, len(labels) + 1)]
-        return {name: name for name in names[:_MOST_LEVELS]}
+        if registered is None or any(".".join(labels[place:]) in spared for place in range(len(labels))):
+            return []
+        least = registered.count(".") + 1 + (registered in shared)
+        return [".".join(labels[-size:]) for size in range(least, len(labels) + 1)][:_MOST_LEVELS]
 
 
 def _domains(lines: tuple[str, ...]) -> frozenset[str]:
