@@ -23,7 +23,8 @@ _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _PROBE = 1000  # octets that tell text from pictures and the like
 
 # Nothing here is tried twice: a label is taken whole, and one that has a letter before it is none.
-_NAME = re.compile(r"(?<![A-Za-z0-9_-])[A-Za-z0-9_-]++(?:\.[A-Za-z0-9_-]++)++")
+# Other scripts may stand before a name, as in Chinese; a Latin letter with an accent is a part of it.
+_NAME = re.compile(r"(?<![A-Za-z0-9_\u00c0-\u024f-])[A-Za-z0-9_-]++(?:\.[A-Za-z0-9_-]++)++")
 _WIDE_NAME = re.compile(r"(?<![\w-])[\w-]++(?:[.\u3002\uff0e\uff61][\w-]++)++")
 _NUMBER = r"(?:0x[0-9a-f]{1,16}|[0-9]{1,20})"
 _URI_WITH_ADDRESS = re.compile(
