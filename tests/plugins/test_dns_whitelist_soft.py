@@ -25,7 +25,10 @@ def test_a_listed_client_is_spared_by_later_plugins(kit):
 
 def test_without_a_text_the_note_names_the_list(kit):
     names = Names({"10.2.0.192.other.example": {"A": ["127.0.0.2"]}})
-    assert kit(*PLUGINS, config=CONFIG, names=names).connect().connection.notes["whitelisthost"] == "listed by other.example"
+    assert (
+        kit(*PLUGINS, config=CONFIG, names=names).connect().connection.notes["whitelisthost"]
+        == "listed by other.example"
+    )
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1", "127.0.0.1", "127.0.0.255", "127.255.255.255"])

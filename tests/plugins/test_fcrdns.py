@@ -46,7 +46,9 @@ def test_the_result_is_told_and_changes_the_karma(kit, given_names, result, karm
     assert stage.logged(f"fcrdns: {why}") or stage.logged(why)
 
 
-@pytest.mark.parametrize(("ip", "result"), [("2001:db8::1", "pass"), ("2001:db8::2", "pass"), ("2001:db8:0:1::1", "fail")])
+@pytest.mark.parametrize(
+    ("ip", "result"), [("2001:db8::1", "pass"), ("2001:db8::2", "pass"), ("2001:db8:0:1::1", "fail")]
+)
 def test_ipv6(kit, ip, result):
     pointer = "1.0.0.0." + "0." * 20 + "8.b.d.0.1.0.0.2.ip6.arpa"
     found = Names({pointer: {"PTR": ["mx.example"]}, "mx.example": {"AAAA": [ip]}})
@@ -89,7 +91,8 @@ def test_this_machine_passes(kit):
 
 
 @pytest.mark.parametrize(
-    ("args", "code"), [("", b"220"), ("reject 1", b"421"), ("reject 1 reject_type perm", b"554"), ("reject naughty", b"220")]
+    ("args", "code"),
+    [("", b"220"), ("reject 1", b"421"), ("reject 1 reject_type perm", b"554"), ("reject naughty", b"220")],
 )
 def test_who_fails_is_refused_if_the_arguments_say_so(kit, args, code):
     client = kit(f"fcrdns {args}", names=Names()).connect()

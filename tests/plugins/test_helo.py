@@ -38,7 +38,9 @@ def test_a_bad_name_is_refused_and_the_client_sent_away(kit, command, name, why)
     assert len(stage.logged("left out the line '(broken'")) == 1
 
 
-@pytest.mark.parametrize("name", ["good.example", "nodots", "[192.0.2.10]", "[192.0.2.99]", "[IPv6:::1]", "xyahoo.example", "upper", "1.2.3"])
+@pytest.mark.parametrize(
+    "name", ["good.example", "nodots", "[192.0.2.10]", "[192.0.2.99]", "[IPv6:::1]", "xyahoo.example", "upper", "1.2.3"]
+)
 def test_a_lenient_policy_lets_other_names_pass_and_asks_nobody(kit, name):
     names = Names()
     assert hello(kit("helo", config=BAD, names=names), name)[0].code == 250
@@ -146,7 +148,9 @@ class Shows(Plugin):
         Shows.header = bytes(transaction.header)
 
 
-@pytest.mark.parametrize(("name", "shown"), [("c.example", b"c.example"), ("b\u00fc\x01", b"b??"), ("x" * 300, b"x" * 255)])
+@pytest.mark.parametrize(
+    ("name", "shown"), [("c.example", b"c.example"), ("b\u00fc\x01", b"b??"), ("x" * 300, b"x" * 255)]
+)
 def test_the_name_stands_in_the_message_made_safe(kit, name, shown):
     client = kit("helo", Shows, names=Names()).connect()
     client.say(f"HELO {name}")

@@ -74,7 +74,11 @@ def test_a_sender_without_a_domain_is_refused(kit):
 
 @pytest.mark.parametrize(
     ("args", "code", "enhanced", "closed"),
-    [("reject 0", 250, None, False), ("reject_type perm", 550, "5.1.8", False), ("reject_type disconnect", 550, "5.1.8", True)],
+    [
+        ("reject 0", 250, None, False),
+        ("reject_type perm", 550, "5.1.8", False),
+        ("reject_type disconnect", 550, "5.1.8", True),
+    ],
 )
 def test_the_arguments_say_how_to_refuse(kit, args, code, enhanced, closed):
     reply, client = answer(kit(f"resolvable_fromhost {args}", names=Names()), "<a@nowhere.example>")
@@ -117,7 +121,13 @@ def test_ten_exchanges_are_looked_up_at_the_same_time(kit):
 
 
 def test_records_of_a_name_server(kit, name_server):
-    name_server.set({"good.example": {"MX": ["10 mx.example."]}, "mx.example": {"A": ["192.0.2.1"]}, "null.example": {"MX": ["0 ."]}})
+    name_server.set(
+        {
+            "good.example": {"MX": ["10 mx.example."]},
+            "mx.example": {"A": ["192.0.2.1"]},
+            "null.example": {"MX": ["0 ."]},
+        }
+    )
     stage = kit("resolvable_fromhost", config={"nameservers": name_server.config, "timeoutdns": ["0.5"]})
     assert answer(stage, "<a@good.example>")[0].code == 250
     assert answer(stage, "<a@null.example>")[0].code == 450

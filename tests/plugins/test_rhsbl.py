@@ -42,7 +42,8 @@ def test_or_with_the_name_of_the_list(kit):
 
 
 @pytest.mark.parametrize(
-    ("path", "asked"), [("<a@good.example>", True), ("<>", False), ("<a@[192.0.2.1]>", False), ("<a@[IPv6:::1]>", False)]
+    ("path", "asked"),
+    [("<a@good.example>", True), ("<>", False), ("<a@[192.0.2.1]>", False), ("<a@[IPv6:::1]>", False)],
 )
 def test_other_senders_pass(kit, path, asked):
     names = Names(LISTED)
@@ -112,7 +113,9 @@ def test_without_a_list_and_for_relay_clients_nothing_is_looked_up(kit):
 
 
 @given(
-    domain=st.text().map(lambda text: text.encode("utf-8", "surrogatepass")) | st.binary() | st.just("b\u00fccher.de".encode()),
+    domain=st.text().map(lambda text: text.encode("utf-8", "surrogatepass"))
+    | st.binary()
+    | st.just("b\u00fccher.de".encode()),
     text=st.text(),
 )
 def test_any_domain_is_looked_up_and_whatever_a_list_says_is_one_line(domain, text):

@@ -31,7 +31,11 @@ def deliver(stage, content=TEXT):
 
 
 def asked(names):
-    return [name.removesuffix(".multi.example") for name, kind in names.asked if kind == "A" and not name.startswith("invalid.")]
+    return [
+        name.removesuffix(".multi.example")
+        for name, kind in names.asked
+        if kind == "A" and not name.startswith("invalid.")
+    ]
 
 
 def looked_up(body, config=None, args=""):
