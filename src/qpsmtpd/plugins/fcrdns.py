@@ -14,10 +14,11 @@ Arguments:
 Notes: the result `iprev` of RFC 8601 goes to the field Authentication-Results: `pass`; `fail`
 if no name leads back; `permerror` if there is no name; `temperror` if nobody can say now. The
 connection's karma rises by 1 for an exact match, or for a client on this machine, and falls by
-1 if there is no name, or none with an address.
+1 if there is no name, or none with an address. It falls too, and nothing is looked up, if the
+name that a client comes with (from tcpserver or a proxy) is no host name, or `localhost`.
 
-Result: DECLINED; with `reject 1` what `reject_type` says, DENYSOFT (421) by default, for `fail`
-and `permerror`. Relay clients and whitelisted clients are not looked up.
+Result: DECLINED; with `reject 1` what `reject_type` says, DENYSOFT (421) by default, for `fail`,
+`permerror` and such names. Relay clients and whitelisted clients are not looked up.
 
 Needs dnspython: `pip install 'qpsmtpd[dns]'`.
 
