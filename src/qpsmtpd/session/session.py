@@ -111,6 +111,11 @@ class Session(Chains, Host):
             xclient=is_listed(self.connection.remote_ip, settings.xclient_networks),
         )
 
+    @property
+    def path_argument(self) -> str:
+        """What stood behind the word of the last MAIL or RCPT, as sent."""
+        return self._server.path_argument
+
     # The transport's side
 
     def data_to_send(self) -> bytes:
