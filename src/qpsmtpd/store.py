@@ -258,7 +258,7 @@ class Sqlite(Backend):
     def _open(self) -> sqlite3.Connection:
         if self._path != _MEMORY:
             with contextlib.suppress(FileExistsError):
-                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+                _make_file(self._path)
         connection = sqlite3.connect(
             self._path, timeout=_SQLITE_SECONDS, isolation_level=None, check_same_thread=False
         )
@@ -274,6 +274,17 @@ class Sqlite(Backend):
         opened, self._opened = self._opened, None
         if opened is not None:
             opened[1].close()
+
+
+def _make_file(path: str) -> None:
+    """Make a file that nobody else may read; root leaves it to the owner of the directory, whose the server is."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        if os.geteuid() == 0:
+            owner = os.stat(os.path.dirname(path))
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+    finally:
+        os.close(descriptor)
 
 
 # Redis

@@ -505,3 +505,37 @@ def smtp_source(address, *options):
     command = [program("smtp-source"), *options, f"{host}:{port}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=2 * SECONDS)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+REDIS = """\
+bind 127.0.0.1
+port {port}
+unixsocket {base}/socket
+dir {base}
+save ""
+appendonly no
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """A running Redis."""
+
+    port: int
+    path: Path
+    process: subprocess.Popen
+
+    @property
+    def url(self):
+        return f"redis://127.0.0.1:{self.port}/0"
+
+
+@contextlib.contextmanager
+def redis():
+    """Redis, on a port and on a Unix socket, without files."""
+    command = program("redis-server")
+    with directory() as base, free_port() as port:
+        config, log = base / "redis.conf", base / "log"
+        config.write_text(REDIS.format(base=base, port=port))
+        with running([command, config], log, lambda: answers(("127.0.0.1", port), greeting=b"")) as process:
+            yield Keys(port, base / "socket", process)
