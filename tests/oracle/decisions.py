@@ -327,6 +327,15 @@ def hello_parser(vector, step):
     return step.real.codes == [501] and any(entry[1] == "@parse" for entry in step.real.trace)
 
 
+def early_talk(vector, step):
+    """Content behind DATA, before the go-ahead, is refused; nothing of it is executed."""
+    return (
+        re.match(r"(?i)DATA\r\n.", step.sent) is not None
+        and (step.real.codes, step.real.closed) in (([554], True), ([421], True))
+        and any(call.plugin == "earlytalker" for call in step.calls if answer(call) in REFUSALS)
+    )
+
+
 # AUTH and TLS
 
 
@@ -632,6 +641,7 @@ DECISIONS = (
     Decision("flat-file-users", users_are_no_patterns, texts=("the user name is used as a pattern",)),
     Decision("not-implemented", known_command, goes_on=True),
     Decision("parameters", parameter_not_offered),
+    Decision("early-talk", early_talk, texts=("text sent together with DATA",)),
     Decision("results-in-notes", results_kept, texts=("hook results are meant to be kept",), goes_on=True),
 )
 

@@ -264,9 +264,8 @@ def play(vector, directory, at=0):
     recorded = slices(vector["trace"], marks) if marks else [[]] * len(turns)
     kit.clock.advance(at)
     client = kit.connect(peer["ip"], peer["host"], user=peer.get("info"), early=early)
-    if early:  # greeting and first step are one
+    if early:  # greeting and first step are one, and have one mark
         turns[:2] = [[turns[1][0], turns[0][1] + turns[1][1]]]
-        recorded[:2] = [recorded[0] + recorded[1]]
     done = []
     seen, called = 0, 0
     said = client.replies

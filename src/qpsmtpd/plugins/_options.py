@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 
-__all__ = ["seconds"]
+__all__ = ["flag", "seconds"]
+
+_ON, _OFF = ("1", "yes", "on", "true"), ("0", "no", "off", "false")
 
 
 def seconds(options: Mapping[str, str], name: str, default: float) -> float:
@@ -14,3 +16,11 @@ def seconds(options: Mapping[str, str], name: str, default: float) -> float:
     if not 0 < time < float("inf"):
         raise ValueError(f"{name} {options[name]!r} is no number of seconds above 0")
     return time
+
+
+def flag(options: Mapping[str, str], name: str, *, default: bool = False) -> bool:
+    """The argument `name` as yes or no. Raises ValueError."""
+    word = options.get(name, "1" if default else "0").lower()
+    if word not in (*_ON, *_OFF):
+        raise ValueError(f"{name} {options[name]!r} is neither 1 nor 0")
+    return word in _ON
