@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-__all__ = ["flag", "seconds"]
+__all__ = ["count", "flag", "seconds"]
 
 _ON, _OFF = ("1", "yes", "on", "true"), ("0", "no", "off", "false")
 
@@ -16,6 +16,13 @@ def seconds(options: Mapping[str, str], name: str, default: float) -> float:
     if not 0 < time < float("inf"):
         raise ValueError(f"{name} {options[name]!r} is no number of seconds above 0")
     return time
+
+
+def count(word: str) -> int:
+    """A word as a number of 1 or more. Raises ValueError."""
+    if not (word.isascii() and word.isdecimal() and int(word)):
+        raise ValueError(f"{word!r} is no number of 1 or more")
+    return int(word)
 
 
 def flag(options: Mapping[str, str], name: str, *, default: bool = False) -> bool:

@@ -4,7 +4,7 @@ A client that talks nonsense is no mail server: a web browser, a scanner, or a p
 that speaks another protocol.
 
 Argument: how many unknown commands are too many (4). The count is kept in the
-connection's note `unrecognized_commands`.
+connection's note `unrec_cmd_count`.
 
 Result: DECLINED, and at the last one DENY_DISCONNECT (521).
 
@@ -14,8 +14,9 @@ In config/plugins:
 """
 
 from qpsmtpd import DECLINED, DENY_DISCONNECT, LOGINFO, Plugin, Result, Site, Transaction
+from qpsmtpd.plugins._options import count
 
-_NOTE = "unrecognized_commands"
+_NOTE = "unrec_cmd_count"
 
 
 class CountUnrecognizedCommands(Plugin):
@@ -23,17 +24,15 @@ class CountUnrecognizedCommands(Plugin):
 
     def register(self, qp: Site, limit: str = "4") -> None:
         """Read the limit. Raises ValueError."""
-        if not (limit.isascii() and limit.isdecimal() and int(limit)):
-            raise ValueError(f"{limit!r} is no number of 1 or more")
-        self._limit = int(limit)
+        self._limit = count(limit)
 
     def hook_unrecognized_command(self, transaction: Transaction, command: str, rest: str = "") -> Result:
         """Count."""
         before = self.connection.notes.get(_NOTE, 0)
-        count = before + 1 if isinstance(before, int) else 1
-        self.connection.notes[_NOTE] = count
-        if count < self._limit:
-            self.log(LOGINFO, f"pass, {command!r} is number {count}")
+        number = before + 1 if isinstance(before, int) else 1
+        self.connection.notes[_NOTE] = number
+        if number < self._limit:
+            self.log(LOGINFO, f"pass, {command!r} is number {number}")
             return DECLINED
-        self.log(LOGINFO, f"fail, {command!r} is number {count}")
-        return DENY_DISCONNECT, f"{count} unknown commands; is this the protocol you meant to speak?"
+        self.log(LOGINFO, f"fail, {command!r} is number {number}")
+        return DENY_DISCONNECT, f"{number} unknown commands; is this the protocol you meant to speak?"
