@@ -336,6 +336,14 @@ def early_talk(vector, step):
     )
 
 
+def content_is_logged(vector, step):
+    """Where config/content_log_enabled says so, `content_log` is asked, and declines; nothing else differs."""
+    entry = ["watch", "ok", ["content_log", "DECLINED", ""]]
+    enabled = vector["config"].get("content_log_enabled", ["0"])[0].lower() in ("1", "yes", "true")
+    rest = [each for each in step.real.trace if each != entry]
+    return enabled and same(step.recorded.trace, rest) and not step.replies_differ and not step.closing_differs
+
+
 # AUTH and TLS
 
 
@@ -641,6 +649,7 @@ DECISIONS = (
     Decision("flat-file-users", users_are_no_patterns, texts=("the user name is used as a pattern",)),
     Decision("not-implemented", known_command, goes_on=True),
     Decision("parameters", parameter_not_offered),
+    Decision("content-log", content_is_logged, goes_on=True),
     Decision("early-talk", early_talk, texts=("text sent together with DATA",)),
     Decision("results-in-notes", results_kept, texts=("hook results are meant to be kept",), goes_on=True),
 )
