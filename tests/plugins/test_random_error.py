@@ -89,7 +89,7 @@ def test_a_plugin_may_change_the_rate_for_a_client(kit, note, code):
 
 @pytest.mark.parametrize("word", ["many", "101", "nan", "inf"])
 def test_a_bad_argument_is_seen_at_load(kit, word):
-    with pytest.raises(ConfigError, match="plugins:1: random_error: .* is no number up to 100"):
+    with pytest.raises(ConfigError, match=r"plugins:1: random_error: .* is no number up to 100"):
         kit(f"random_error {word}")
 
 
