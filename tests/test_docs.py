@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import trustme
 
-from qpsmtpd import DENY
+from qpsmtpd import DENY, OK, Plugin
+from qpsmtpd.config import ConfigError
+from qpsmtpd.loader import INSTEAD
 from qpsmtpd.plugin import hook_method
 from qpsmtpd.protocol import Mailbox, Message
 from qpsmtpd.protocol.hooks import HOOKS
@@ -58,7 +60,7 @@ def examples(page):
 
 PLUGINS = {
     match[1]: code
-    for page in ("plugins.md", "encryption-and-identity.md")
+    for page in ("plugins.md", "encryption-and-identity.md", "from-perl-qpsmtpd.md", "write-your-own-plugin.md")
     for code in examples(page)
     if (match := re.match(r"# plugins/(\w+)\.py", code))
 }
@@ -118,7 +120,8 @@ def test_a_plugin_sees_what_an_earlier_one_answered(kit):
 
 def test_every_plugin_shown_is_tried():
     assert PLUGINS.keys() == {
-        "arrow", "etrn", "last_was_bad", "no_noreply", "rcpt_ok_maxrelay", "scram_users", "temp_disable_connection",
+        "arrow", "discard_marked", "etrn", "has_home", "last_was_bad", "no_noreply", "rcpt_ok_maxrelay", "scram_users", "temp_disable_connection",
+        "to_qmqp",
     }  # fmt: skip
 
 
@@ -168,3 +171,56 @@ def test_the_client_shown_submits_a_message(tmp_path, running):
         ):
             report = namespace["submit"](server, context, "mx.example", Login("user", password), message)
         assert [result.delivered for result in report.results] == [delivered]
+
+
+def test_the_plugin_carried_over_from_perl_does_what_is_said(kit, tmp_path):
+    (tmp_path / "homes" / "anna").mkdir(parents=True)
+    stage = kit(f"has_home {tmp_path / 'homes'}")
+    client = stage.connect()
+    client.say("EHLO c.example")
+    client.say("MAIL FROM:<>")
+    assert client.say("RCPT TO:<Anna@example.org>").code == 450  # nobody accepts it, but has_home has passed it
+    assert stage.logged("has_home: pass, anna")
+    for nobody in ("otto", '".."', "x" * 300, '"a/b"'):
+        assert client.say(f"RCPT TO:<{nobody}@example.org>").text == "no such user"
+
+
+def test_the_guide_from_perl_names_every_plugin_that_is_not_here():
+    page = (DOCS / "from-perl-qpsmtpd.md").read_text("utf-8").partition("## What is not here")[2].partition("##")[0]
+    rows = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", page, re.MULTILINE))
+    for name, instead in INSTEAD.items():
+        (row,) = [there for names, there in rows.items() if f"`{name}`" in names]
+        assert f"`{instead.partition(' ')[0]}`" in row
+
+
+def test_the_plugin_of_the_walk_through_passes_the_test_of_the_walk_through(kit, tmp_path):
+    kit()  # writes the plugins
+    namespace = {}
+    exec(examples("write-your-own-plugin.md")[2], namespace)
+    tests = [value for name, value in namespace.items() if name.startswith("test_")]
+    assert len(tests) == 2
+    for test in tests:
+        test(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [("to_qmqp mail.example smtp", "to_qmqp: 'smtp' is no port"),
+     ("to_qmqp", "to_qmqp: missing a required argument: 'host'; its arguments are: HOST [port]")],
+)  # fmt: skip
+def test_the_errors_of_the_walk_through_are_those_that_are_shown(kit, line, error):
+    assert f"qpsmtpd: config/plugins:1: {error}\n" in (DOCS / "write-your-own-plugin.md").read_text("utf-8")
+    with pytest.raises(ConfigError, match=re.escape(f"plugins:1: {error}")):
+        kit(line)
+
+
+def test_marked_mail_is_thrown_away(kit):
+    class Mark(Plugin):
+        def hook_rcpt(self, transaction, recipient, parameters):
+            transaction.notes["discard_mail"] = 1
+            return OK
+
+    *_, reply = (
+        kit(Mark, "discard_marked", "queue/maildir /nowhere/at/all").connect().deliver(b"Message-Id: <1@x>\r\n\r\n")
+    )
+    assert (reply.code, reply.text) == (250, "Queued! <1@x>")

@@ -6,7 +6,7 @@ import pytest
 
 from qpsmtpd import DECLINED, OK
 from qpsmtpd.config import Config, ConfigError
-from qpsmtpd.loader import documentation, find_plugin, load
+from qpsmtpd.loader import INSTEAD, documentation, find_plugin, load
 from qpsmtpd.site import Kind, Site
 from qpsmtpd.testing import Client
 
@@ -248,3 +248,20 @@ def test_a_bundled_plugin_whose_library_is_missing_says_what_to_install_and_stil
     with pytest.raises(ConfigError, match=r"needs the module 'not_there', .*; run `pip install 'qpsmtpd\[it\]'`"):
         find_plugin(Config(None), "wanting")
     assert documentation(Config(None), "wanting").startswith("Wants something.")
+
+
+def test_a_plugin_of_the_original_that_is_not_here_is_told_what_does_for_it(write, place):
+    for name, instead in INSTEAD.items():
+        write("config/plugins", f"{name}\n")
+        with pytest.raises(ConfigError, match=f"plugins:1: {name}: .* is not here; use {instead}"):
+            load(Site(Config(place / "config")))
+
+
+def test_perl_is_recognised(write, place):
+    write("plugins/my_check", "sub hook_rcpt { return DECLINED }\n")
+    write("config/plugins", "my_check 5\n")
+    with pytest.raises(ConfigError, match=r"plugins/my_check is no Python file; .* becomes my_check\.py"):
+        load(Site(Config(place / "config")))
+    write("config/plugins", "My::Check\n")
+    with pytest.raises(ConfigError, match="plugins:1: My::Check: Perl modules cannot be loaded"):
+        load(Site(Config(place / "config")))

@@ -25,7 +25,7 @@ from qpsmtpd.plugin import Plugin, check_signature, hook_method, where
 from qpsmtpd.protocol import hooks
 from qpsmtpd.site import Entry, Kind, Site
 
-__all__ = ["ALIASES", "BUNDLED", "add", "add_line", "bundled_names", "documentation", "find_plugin", "load"]
+__all__ = ["ALIASES", "BUNDLED", "INSTEAD", "add", "add_line", "bundled_names", "documentation", "find_plugin", "load"]
 
 BUNDLED = Path(__file__).parent / "plugins"
 """The plugins that come with this package."""
@@ -44,6 +44,24 @@ ALIASES: Mapping[str, str] = {
     "require_resolvable_fromhost": "resolvable_fromhost",
 }
 """Old names, still good in `config/plugins`."""
+
+INSTEAD: Mapping[str, str] = {
+    "auth/auth_cvm_unix_local": "auth/auth_checkpassword",
+    "auth/auth_vpopmail": "auth/auth_checkpassword with vchkpw, or auth/auth_imap",
+    "auth/auth_vpopmail_sql": "auth/auth_checkpassword with vchkpw, or auth/auth_imap",
+    "auth/auth_vpopmaild": "auth/auth_checkpassword with vchkpw, or auth/auth_imap",
+    "domainkeys": "dkim",
+    "dspam": "rspamd or spamassassin",
+    "virus/aveclient": "virus/clamdscan",
+    "virus/bitdefender": "virus/clamdscan",
+    "virus/check_for_hi_virus": "virus/clamdscan",
+    "virus/clamav": "virus/clamdscan",
+    "virus/hbedv": "virus/clamdscan",
+    "virus/kavscanner": "virus/clamdscan",
+    "virus/sophie": "virus/clamdscan",
+    "virus/uvscan": "virus/clamdscan",
+}
+"""The original's plugins that are not here, and what does for them."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.\-]*)*")
 _PLAIN_ONLY = frozenset({"config", "user_config", "logging", "post-fork"})  # asked in the middle of plain functions
@@ -116,6 +134,10 @@ def find_plugin(config: Config, name: str) -> type[Plugin]:
     base = name.partition(":")[0]
     if "/" not in base and "." in base:
         return _plugin_class(_import(base), base)
+    if "::" in name:
+        raise ConfigError(
+            "Perl modules cannot be loaded; a Python module is named with dots, as in my_package.my_plugin"
+        )
     if not _NAME.fullmatch(base):
         raise ConfigError(f"{name!r} is no plugin name")
     for real in dict.fromkeys((base, ALIASES.get(base, base))):
@@ -126,7 +148,18 @@ def find_plugin(config: Config, name: str) -> type[Plugin]:
             return _plugin_class(_import_file(path), real)
         for point in importlib.metadata.entry_points(group="qpsmtpd.plugins", name=real):
             return _plugin_class(point.load(), real)
-    raise ConfigError(f"there is no plugin {base!r}{did_you_mean(base, [*bundled_names(), *ALIASES])}")
+    raise ConfigError(_nowhere(config, base))
+
+
+def _nowhere(config: Config, name: str) -> str:
+    """What to say of a plugin that is not found."""
+    if name in INSTEAD:
+        return f"this plugin of the original is not here; use {INSTEAD[name]}"
+    for directory in _directories(config):
+        if (directory / name).is_file():
+            path = directory / name
+            return f"{path} is no Python file; docs/from-perl-qpsmtpd.md shows how a Perl plugin becomes {path.name}.py"
+    return f"there is no plugin {name!r}{did_you_mean(name, [*bundled_names(), *ALIASES])}"
 
 
 def _path_of(config: Config, name: str) -> Path | None:

@@ -298,7 +298,7 @@ def nobody_left(vector, step):
 def network_edges(vector, step):
     """A client at the edge of a listed network is in it."""
     pairs = only(step, "@conn", "ok", "deny", "@note")
-    return bool(pairs) and re.search(r"\.(0|255)$", vector["peer"]["ip"]) is not None
+    return bool(pairs) and re.search(r"\.(0|255)$", vector.get("peer", {}).get("ip", "")) is not None
 
 
 def empty_local_part(vector, step):
@@ -438,12 +438,51 @@ def known_command(vector, step):
 
 
 def parameter_not_offered(vector, step):
-    return re.search(r"(?i)^MAIL .* AUTH=", step.sent) is not None and step.real.codes == [555]
+    """The parameter of an extension that is not offered, or of the other command."""
+    foreign = re.search(r"(?i)^(MAIL .* AUTH|RCPT .* (SIZE|BODY))=", step.sent)
+    return foreign is not None and step.real.codes == [555]
 
 
 def users_are_no_patterns(vector, step):
     """A user name that is not in the file, but would match a line of it as a pattern."""
     return step.recorded.codes == [235] and step.real.codes == [535] and "flat_auth_pw" in vector["config"]
+
+
+def refused_by(plugin, step):
+    """Whether this plugin has refused the content, and the table was followed."""
+    return any(
+        call.plugin == plugin and answer(call) in REFUSALS and as_the_table_says(step, call.hook, answer(call))
+        for call in step.calls
+        if call.hook == "data_post"
+    )
+
+
+def header_text(vector, step):
+    """What is wrong with the header is said in words where the original said a number; it refuses the same messages."""
+    refused = [[entry[2] for entry in each.trace if entry[1] == "deny"] for each in (step.recorded, step.real)]
+    (old, number), (new, words) = [(each[0][:2], each[0][2]) if each else (None, "") for each in refused]
+    return refused_by("headers", step) and old == new and number.isdecimal() and not words.isdecimal()
+
+
+def bogus_bounce(vector, step):
+    """Bounces to several recipients, and those that `deny` or `denysoft` is for, are refused."""
+    args = next((entry["args"] for entry in vector["plugins"] if entry["name"] == "bogus_bounce"), [])
+    several = len([call for call in step.before if call.hook == "rcpt"]) > 1
+    wanted = args[:1] in (["deny"], ["denysoft"]) or args[:2] == ["reject", "1"]
+    return wanted and (several or "Return-Path:" in step.sent) and refused_by("bogus_bounce", step)
+
+
+def map_line(vector, step):
+    """A line of a map has no line end: it holds without a text, and the text is the text alone."""
+    pairs = only(step, "ok", "deny")
+    if pairs:
+        return all(old[2][:2] == new[2][:2] and old[2][2].rstrip("\n") == new[2][2] for old, new in pairs)
+    line = next((call for call in step.calls if call.plugin == "rcpt_map"), None)
+    address = _PATH.fullmatch(step.sent)
+    if line is None or address is None:
+        return False
+    words = [each.split() for text in vector["files"].values() for each in text.splitlines()]
+    return step.recorded.codes == [550] and [address[1].strip("<>"), answer(line).name] in words
 
 
 # Facts
@@ -509,8 +548,9 @@ DECISIONS = (
     Decision(
         "return-codes",
         no_return_code,
-        texts=("the text sent to the client is the number", "result codes are matched"),
+        texts=("result codes are matched",),
     ),
+    Decision("header-texts", header_text, texts=("the text sent to the client is the number",), goes_on=True),
     Decision("failed-hook", failure, texts=("a hook that raises or returns", "when a HELO/EHLO parser dies")),
     Decision(REFUSED_AT_START, texts=("the arguments are refused with a warning", "with no directory given")),
     Decision("circular-include", fact=include_fact, texts=("a circular include",)),
@@ -646,6 +686,13 @@ DECISIONS = (
     Decision("auth-parse", no_mechanism_parse, goes_on=True),
     Decision("tls-before-auth", auth_behind_tls),
     Decision("tls-hooks", tls_without_hooks, goes_on=True),
+    Decision(
+        "bogus-bounces",
+        bogus_bounce,
+        texts=("the number of recipients is never seen as other than one", "the legacy action argument has no effect"),
+        goes_on=True,
+    ),
+    Decision("map-lines", map_line, texts=("a map line without a text is ignored",), goes_on=True),
     Decision("flat-file-users", users_are_no_patterns, texts=("the user name is used as a pattern",)),
     Decision("not-implemented", known_command, goes_on=True),
     Decision("parameters", parameter_not_offered),
@@ -659,6 +706,7 @@ TESTED_ELSEWHERE = {
     "auth-failures": "tests/protocol/test_auth.py::test_too_many_failures_end_the_session",
     "header-size": "tests/protocol/test_server.py::test_a_header_without_room_gives_no_content",
     "line-ends-kept": "tests/session/test_message.py::test_content_out_is_content_in",
+    "queue-trouble": "tests/plugins/test_queue_qmail_queue.py::test_all_other_statuses_refuse_for_now",
     "results-of-a-message": "tests/session/test_authentication_results.py::test_the_results_of_one_message_are_not_the_next_ones",
     "adaptive-verdict": "tests/plugins/test_logging_adaptive.py::test_a_refused_recipient_does_not_hide_that_the_message_was_accepted",
 }

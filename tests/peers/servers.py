@@ -162,7 +162,7 @@ class Peer:
     address: tuple[str, int]
     mail: Path
     log: Path
-    path: Path | None = None  # a Unix socket where it listens too
+    path: Path | None = None  # a Unix socket where it takes messages too: by LMTP, Postfix by its own protocol
     sasl: Path | None = None  # a Unix socket where it authenticates for others
     also: Mapping[str, tuple[str, int]] = field(default_factory=dict)  # where it listens with other settings
 
@@ -276,7 +276,7 @@ def postfix(files, sasl=None):
         log, addresses = base / "log", {name: ("127.0.0.1", port) for name, port in ports.items()}
         master = [f"{daemons.strip()}/master", "-c", base / "etc", "-d"]
         with running(master, log, lambda: answers(addresses[""])):
-            yield Peer(addresses.pop(""), base / "mail", log, also=addresses)
+            yield Peer(addresses.pop(""), base / "mail", log, path=base / "queue/public/cleanup", also=addresses)
 
 
 EXIM = """\

@@ -131,3 +131,13 @@ def test_every_address_is_found_by_itself_and_by_its_domain(address):
 
 def test_with_an_empty_list_all_senders_pass(kit):
     assert answer(kit("badmailfrom"), "<bad@evil.example>")[0].startswith(b"250")
+
+
+def test_an_address_too_long_for_expressions_is_refused_where_there_is_one(kit):
+    at_most, longer = (f"<{'a' * (310 + more)}@x.example>" for more in (0, 1))
+    plain, expressions = ({"badmailfrom": lines} for lines in (("b@y.example",), ("b@y.example", "(a+)+$")))
+    assert answer(kit("badmailfrom", config=plain), longer)[0].startswith(b"250")
+    assert answer(kit("badmailfrom", config={"badmailfrom": ("^b@",)}), at_most)[0].startswith(b"250")
+    stage = kit("badmailfrom", config=expressions)
+    assert answer(stage, longer)[0] == b"550 5.7.1 this address is too long\r\n"
+    assert stage.logged("fail, more than 320 characters")

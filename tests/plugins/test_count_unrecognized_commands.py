@@ -14,6 +14,7 @@ def test_the_last_one_closes_the_connection_and_good_commands_do_not_count(kit, 
     assert client.send(b"FROB\r\nNOOP\r\n").startswith(b"521")
     assert client.closed
     assert client.replies.count(b"\r\n") == 2 * limit
+    assert client.connection.notes["unrec_cmd_count"] == limit
 
 
 def test_each_connection_has_a_count_of_its_own(kit):

@@ -174,16 +174,23 @@ def test_data_is_safe_before_it_shows_and_all_is_safe_before_the_reply(deliver, 
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("call", ["fsync", "link", "mkdir", "open", "fdopen"])
+@pytest.mark.parametrize(
+    ("error", "status"), [(errno.ENOSPC, b"4.3.1"), (errno.EDQUOT, b"4.2.2"), (errno.EIO, b"4.3.0")]
+)
+@pytest.mark.parametrize("call", ["write", "fsync", "close", "link", "mkdir", "open"])
 @pytest.mark.parametrize("number", [1, 2, 3, 5])
-def test_whatever_call_fails_the_client_may_try_again_and_nothing_is_left(deliver, tmp_path, monkeypatch, call, number):
+def test_whatever_call_fails_the_client_may_try_again_and_nothing_is_left(
+    deliver, tmp_path, monkeypatch, call, number, error, status
+):
     real, count = getattr(os, call), 0
 
     def fail(*args, **kwargs):
         nonlocal count
         count += 1
         if count == number:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            if call == "close":
+                real(*args)
+            raise OSError(error, os.strerror(error))
         return real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
@@ -192,10 +199,53 @@ def test_whatever_call_fails_the_client_may_try_again_and_nothing_is_left(delive
     if count < number:  # there are not that many calls
         assert reply[:3] == b"250"
         return
-    assert reply == b"452 4.3.0 the message cannot be stored now, please try again later\r\n"
+    assert reply == b"452 " + status + b" the message cannot be stored now, please try again later\r\n"
     assert files(tmp_path / "md") == []
     assert deliver.logged("(queue) queue::maildir: error, ")
-    assert deliver.logged("No space left on device")
+    assert deliver.logged(os.strerror(error))
+
+
+def test_a_disk_that_takes_only_a_part_at_a_time_gets_all_of_it(deliver, tmp_path, monkeypatch):
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:7]))
+    deliver()
+    (path,) = files(tmp_path / "md")
+    assert without_trace(path.read_bytes()).endswith(b"Subject: x\nMessage-Id: <id@x>\n\nbody\n.dot\n\xff\x00\n")
+
+
+@pytest.mark.parametrize(
+    ("quota", "fits"),
+    [
+        ("100000S", True),
+        ("100000S,3C\n100 2", True),
+        ("100000S,3C\n100 2\n50 1", False),
+        ("100000S,3C\n100 2\n50 1\n-50 -1", True),
+        ("1000S\n900 1", False),
+        ("1000S\n100000 1\n-100000 -1", True),
+        ("10S", False),
+        ("0S,0C", True),
+        ("NOQUOTA\n100 1", True),
+        ("", True),
+        ("\xff\n\xff", True),
+    ],
+)
+def test_the_quota_of_a_maildir_is_heeded(deliver, tmp_path, quota, fits):
+    file = tmp_path / "md" / "b" / "maildirsize"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"{quota}\n")
+    reply = deliver("%l", ("<a@d.example>", "<b@d.example>"))
+    assert reply.startswith(b"250" if fits else b"452 4.2.2 the message cannot be stored")
+    mails = [path for path in files(tmp_path / "md") if path != file]
+    assert [path.parent.parent.name for path in mails] == (["a", "b"] if fits else [])
+    noted = f"{mails[1].stat().st_size} 1\n" if fits else ""
+    assert file.read_text() == f"{quota}\n{noted}"
+    assert fits or deliver.logged(os.strerror(errno.EDQUOT))
+
+
+def test_a_quota_that_cannot_be_noted_costs_no_mail(deliver, tmp_path):
+    (tmp_path / "md" / "maildirsize").mkdir(parents=True)
+    assert deliver()[:3] == b"250"
+    assert places(tmp_path / "md") == ["new"]
 
 
 def test_a_message_that_breaks_off_is_452(deliver, tmp_path, monkeypatch):

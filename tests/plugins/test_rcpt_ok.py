@@ -1,5 +1,6 @@
 """Which recipients `rcpt_ok` takes."""
 
+import constant_database
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,6 +49,24 @@ def test_without_any_list_only_the_postmaster_is_taken(kit):
 
 def test_more_hosts_stand_in_a_second_file(kit):
     assert answer(kit("rcpt_ok", config={"morercpthosts": ("dest.example",)}), "<u@dest.example>")[:3] == b"250"
+
+
+def test_many_hosts_stand_in_a_constant_database(kit, directory):
+    constant_database.write(directory / "morercpthosts.cdb", ["dest.example", ".sub.example"])
+    stage = kit("rcpt_ok")
+    for path in ("<u@dest.example>", "<u@DEST.example>", "<u@a.b.sub.example>", "<postmaster>"):
+        assert answer(stage, path).startswith(b"250")
+    for path in ("<u@a.dest.example>", "<u@sub.example>", f"<u@{'a.' * 1000}sub.example>"):
+        assert answer(stage, path).startswith(b"550")
+    assert stage.logged("rcpt_ok: pass, dest.example in morercpthosts.cdb")
+
+
+def test_who_cannot_be_looked_up_is_to_try_again(kit, directory):
+    (directory / "morercpthosts.cdb").write_bytes(b"not a database")
+    stage = kit("rcpt_ok", config=HOSTS)
+    assert answer(stage, "<u@dest.example>").startswith(b"250")
+    assert answer(stage, "<u@other.example>").startswith(b"450 4.3.0 we cannot tell")
+    assert stage.logged("rcpt_ok: error, morercpthosts.cdb: this is no cdb file")
 
 
 def test_a_relay_client_may_send_to_anyone(kit):

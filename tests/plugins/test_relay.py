@@ -2,6 +2,7 @@
 
 import ipaddress
 
+import constant_database
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -41,6 +42,27 @@ def test_a_network_may_be_written_in_several_ways(kit, line):
 
 def test_more_clients_stand_in_a_second_file(kit):
     assert relays(kit("relay", config={"morerelayclients": ("192.0.2.",)}), "192.0.2.10") is True
+
+
+@pytest.mark.parametrize(
+    ("ip", "may"),
+    [("192.0.2.10", True), ("192.0.2.1", None), ("198.51.100.7", True), ("198.51.10.7", None), ("10.1.2.3", True),
+     ("2001:db8::1", True), ("2001:db8:0::2", None), ("2001:db8:2:ffff::9", True), ("2001:db8:20::", None), ("2001:db8:3::1", True), ("x", None)],
+)  # fmt: skip
+def test_many_clients_stand_in_a_constant_database(kit, directory, ip, may):
+    keys = ["192.0.2.10", "198.51.100.", "10.", "2001:db8::1", "2001:db8:2:", "2001:db8:3:0:"]
+    constant_database.write(directory / "morerelayclients.cdb", keys)
+    stage = kit("relay")
+    assert relays(stage, ip) is may
+    assert not stage.logged("error")
+
+
+def test_nobody_is_in_a_database_that_cannot_be_read(kit, directory):
+    (directory / "morerelayclients.cdb").mkdir()
+    stage = kit("relay", config=CLIENTS)
+    assert relays(stage, "192.0.2.10") is True
+    assert relays(stage, "192.0.2.99") is None
+    assert stage.logged("relay: error, morerelayclients.cdb: ")
 
 
 @pytest.mark.parametrize("ip", ["192.0.2.10", "192.0.2.11"])

@@ -11,7 +11,20 @@ from typing import Generic, TypeVar
 
 from qpsmtpd import LOGWARN, Mailbox, Plugin
 
-__all__ = ["AddressList", "AddressPattern", "Parsed", "parse_addresses", "parse_each", "parse_pattern"]
+__all__ = [
+    "ADDRESS_LIMIT",
+    "AddressList",
+    "AddressPattern",
+    "Parsed",
+    "compiled",
+    "parse_addresses",
+    "parse_each",
+    "parse_pattern",
+    "parse_values",
+]
+
+ADDRESS_LIMIT = 64 + 1 + 255
+"""Characters in an address (RFC 5321 section 4.5.3.1). No expression is tried on a longer one: it could take minutes."""
 
 T = TypeVar("T")
 
@@ -39,16 +52,17 @@ class Parsed(Generic[T]):
 
 def parse_each(plugin: Plugin, setting: str, parse: Callable[[str], T]) -> Parsed[tuple[T, ...]]:
     """A setting whose lines are parsed one by one; `parse` raises ValueError for a bad one."""
-    return Parsed(plugin, setting, lambda values: _each(plugin, setting, values, parse))
+    return Parsed(plugin, setting, lambda values: parse_values(plugin, f"config/{setting}", values, parse))
 
 
-def _each(plugin: Plugin, setting: str, values: tuple[str, ...], parse: Callable[[str], T]) -> tuple[T, ...]:
+def parse_values(plugin: Plugin, place: str, values: Sequence[str], parse: Callable[[str], T]) -> tuple[T, ...]:
+    """What `parse` makes of each value; those it raises ValueError for are logged, with `place`, and left out."""
     results: list[T] = []
     for value in values:
         try:
             results.append(parse(value))
         except ValueError as error:
-            plugin.log(LOGWARN, f"error, config/{setting}: {error}; left out the line {value!r}")
+            plugin.log(LOGWARN, f"error, {place}: {error}; left out the line {value!r}")
     return tuple(results)
 
 
@@ -81,11 +95,15 @@ def parse_pattern(line: str) -> AddressPattern:
         if "@" not in word:
             raise ValueError("neither an address, nor @domain, nor a regular expression")
         return AddressPattern(word.lower(), None, reason.strip())
+    return AddressPattern(word.lower(), compiled(word), reason.strip())
+
+
+def compiled(text: str) -> re.Pattern[str]:
+    """A regular expression for which case does not count. Raises ValueError."""
     try:
-        expression = re.compile(word, re.IGNORECASE)
+        return re.compile(text, re.IGNORECASE)
     except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"bad regular expression: {error}") from error
-    return AddressPattern(word.lower(), expression, reason.strip())
 
 
 class AddressList:
@@ -97,17 +115,30 @@ class AddressList:
         self._expressions = [place for place, pattern in enumerate(patterns) if pattern.expression is not None]
 
     def find(self, mailbox: Mailbox) -> AddressPattern | None:
-        """The first line that means this mailbox."""
+        """The first line that means this mailbox; an expression means none that is longer than an address may be."""
         domain = "" if mailbox.domain is None else f"@{mailbox.domain}".lower()
         by_address = self._places.get(mailbox.local_part.lower() + domain)
         by_domain = self._places.get(domain)
         if by_address is None and by_domain is None and not self._expressions:
             return None
-        by_expression = next((place for place in self._expressions if self._patterns[place].matches(mailbox)), None)
+        tried = () if _is_too_long(mailbox) else self._expressions
+        by_expression = next((place for place in tried if self._patterns[place].matches(mailbox)), None)
         found = [place for place in (by_address, by_domain, by_expression) if place is not None]
         return self._patterns[min(found)] if found else None
+
+    def find_bad(self, mailbox: Mailbox) -> AddressPattern | None:
+        """As `find`, for a list of who is unwelcome: nobody gets past an expression by being too long for it."""
+        return self.find(mailbox) or (_TOO_LONG if self._expressions and _is_too_long(mailbox) else None)
+
+
+_TOO_LONG = AddressPattern(f"more than {ADDRESS_LIMIT} characters", None, "this address is too long")
+
+
+def _is_too_long(mailbox: Mailbox) -> bool:
+    return len(mailbox.address) > ADDRESS_LIMIT
 
 
 def parse_addresses(plugin: Plugin, setting: str) -> Parsed[AddressList]:
     """A setting whose lines name addresses (`parse_pattern`)."""
-    return Parsed(plugin, setting, lambda values: AddressList(_each(plugin, setting, values, parse_pattern)))
+    place = f"config/{setting}"
+    return Parsed(plugin, setting, lambda values: AddressList(parse_values(plugin, place, values, parse_pattern)))

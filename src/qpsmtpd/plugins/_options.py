@@ -1,10 +1,36 @@
 """Arguments of plugins that are more than a word."""
 
+import itertools
 from collections.abc import Mapping
 
-__all__ = ["count", "flag", "seconds"]
+from qpsmtpd import Plugin
 
-_ON, _OFF = ("1", "yes", "on", "true"), ("0", "no", "off", "false")
+__all__ = ["count", "flag", "number", "seconds", "with_defaults"]
+
+_FLAGS = {"1": True, "yes": True, "on": True, "true": True, "0": False, "no": False, "off": False, "false": False}
+
+
+def count(word: str, least: int = 1) -> int:
+    """A word as a whole number. Raises ValueError unless it is one of `least` or more."""
+    if not (word.isascii() and word.isdecimal() and int(word) >= least):
+        raise ValueError(f"{word!r} is no number of {least} or more")
+    return int(word)
+
+
+def flag(options: Mapping[str, str], name: str, *, default: bool = False) -> bool:
+    """The argument `name` as yes or no. Raises ValueError."""
+    word = options.get(name, "yes" if default else "no")
+    if word.lower() not in _FLAGS:
+        raise ValueError(f"{name} {word!r} is neither yes nor no")
+    return _FLAGS[word.lower()]
+
+
+def number(options: Mapping[str, str], name: str, default: int, most: int = 1 << 40) -> int:
+    """The argument `name` as a whole number from 1 to `most`. Raises ValueError."""
+    text = options.get(name, str(default))
+    if not (text.isascii() and text.isdecimal() and len(text) < 16 and 0 < int(text) <= most):
+        raise ValueError(f"{name} {text!r} is no whole number from 1 to {most}")
+    return int(text)
 
 
 def seconds(options: Mapping[str, str], name: str, default: float) -> float:
@@ -18,16 +44,7 @@ def seconds(options: Mapping[str, str], name: str, default: float) -> float:
     return time
 
 
-def count(word: str) -> int:
-    """A word as a number of 1 or more. Raises ValueError."""
-    if not (word.isascii() and word.isdecimal() and int(word)):
-        raise ValueError(f"{word!r} is no number of 1 or more")
-    return int(word)
-
-
-def flag(options: Mapping[str, str], name: str, *, default: bool = False) -> bool:
-    """The argument `name` as yes or no. Raises ValueError."""
-    word = options.get(name, "1" if default else "0").lower()
-    if word not in (*_ON, *_OFF):
-        raise ValueError(f"{name} {options[name]!r} is neither 1 nor 0")
-    return word in _ON
+def with_defaults(plugin: Plugin, options: Mapping[str, str], **defaults: str) -> Mapping[str, str]:
+    """The options, with values of the plugin's own for shared arguments that its line does not give."""
+    missing = [(name, value) for name, value in defaults.items() if name not in options]
+    return plugin.options(tuple(itertools.chain.from_iterable(missing)))

@@ -8,8 +8,11 @@ have a reason behind it, which the client is told:
     ^bounce-.*@.*\.example$    no newsletters
 
 A line with one of `/ ^ $ * + ! % ? \` is a regular expression (Python's), and matches
-anywhere in an address; anchor it with ^ and $. Case does not count. Bounces (an empty
-sender), relay clients and whitelisted clients pass.
+anywhere in an address; anchor it with ^ and $. Case does not count.
+
+Bounces (an empty sender), relay clients and whitelisted clients pass. An address of more
+than 320 characters, which RFC 5321 section 4.5.3.1 does not know, is refused where the list
+has an expression: some would take minutes over it.
 
 Arguments: `reject 0` only logs; `reject_type` is perm (the default), soft, disconnect or
 temp_disconnect.
@@ -42,7 +45,7 @@ class BadMailFrom(Plugin):
         if not sender:
             self.log(LOGDEBUG, "skip, null sender")
             return DECLINED
-        pattern = self._list().find(sender)
+        pattern = self._list().find_bad(sender)
         if pattern is not None:
             self.adjust_karma(-1)
             return self.get_reject(pattern.reason or "your sender address is not welcome here", pattern.text)

@@ -8,21 +8,24 @@ have a reason behind it, which the client is told:
     ^(root|daemon)@                 no mail to system accounts
 
 A line with one of `/ ^ $ * + ! % ? \` is a regular expression (Python's), and matches
-anywhere in an address; anchor it with ^ and $. Case does not count. `<postmaster>`
-without a domain, relay clients and whitelisted clients pass.
+anywhere in an address; anchor it with ^ and $. Case does not count.
+
+`<postmaster>` without a domain, relay clients and whitelisted clients pass. An address of
+more than 320 characters, which RFC 5321 section 4.5.3.1 does not know, is refused where
+the list has an expression: some would take minutes over it.
 
 Arguments: `reject 0` only logs; `reject_type` is perm (the default), soft, disconnect or
 temp_disconnect.
 
 Result: DECLINED, or what `reject_type` says: DENY (550) by default. A recipient that is
-refused lowers the connection's karma by 1.
+refused lowers the connection's karma by 2.
 
 In config/plugins, before rcpt_ok:
 
     badrcptto
 """
 
-from qpsmtpd import DECLINED, LOGINFO, Mailbox, Parameters, Plugin, Result, Site, Transaction
+from qpsmtpd import DECLINED, LOGINFO, Mailbox, Parameters, Plugin, Result, Site, Transaction, dsn
 from qpsmtpd.plugins._lists import parse_addresses
 
 
@@ -42,9 +45,10 @@ class BadRcptTo(Plugin):
         if recipient.domain is None:  # RFC 5321 section 4.5.1: there is always a postmaster
             self.log(LOGINFO, "skip, no domain")
             return DECLINED
-        pattern = self._list().find(recipient)
+        pattern = self._list().find_bad(recipient)
         if pattern is not None:
-            self.adjust_karma(-1)
-            return self.get_reject(pattern.reason or "mail to this address is not accepted here", pattern.text)
+            self.adjust_karma(-2)
+            _, unknown = dsn.no_such_user(self.get_reject_type(), "mail to this address is not accepted here")
+            return self.get_reject(pattern.reason or unknown, pattern.text)
         self.log(LOGINFO, "pass")
         return DECLINED

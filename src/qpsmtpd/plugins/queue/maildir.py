@@ -18,11 +18,19 @@ have the same mode without the execute bits. Directories are made when they are 
 
 A message is on disk, with all its directories, before the client is told so; messages that
 come at the same time share a sync of their directory. A message
-for several recipients is delivered to all of them or, as far as the disk allows, to none.
+for several recipients is delivered to all of them or, as far as the disk allows, to none: if
+one of them is over the disk quota, the others get nothing either until there is room again.
+Whatever step fails, no part of a message is left behind, neither in `new` nor in `tmp`.
+
+A Maildir with a file `maildirsize` (Maildir++, as Courier and Dovecot keep it) has the quota that
+this file says: a message that does not fit counts as over quota, one that comes is noted there.
+The file is never made, nor counted anew.
+
 It begins with Return-Path and Delivered-To; its lines end in LF.
 
-Result: OK. DENYSOFT (452) if the message cannot be written: the reason is in the log. DENY
-(552) if an address makes no directory name.
+Result: OK. DENYSOFT (452) if the message cannot be written: with 4.3.1 if the disk is full, 4.2.2 if
+a quota is used up, else 4.3.0; the reason is in the log. DENY (552) if an address makes no
+directory name.
 
 In config/plugins:
 
@@ -55,6 +63,8 @@ from qpsmtpd import (
     Transaction,
     blocking,
 )
+from qpsmtpd.plugins.queue._common import message_id
+from qpsmtpd.plugins.queue._maildirsize import count, has_room
 from qpsmtpd.session.message import CHUNK, Message
 
 _PERMS = re.compile(r"0?[0-7]{3}")
@@ -63,6 +73,7 @@ _SUBSTITUTION = re.compile(r"%(.?)")
 # into one character would deliver one user's mail to another.
 _UNSAFE = re.compile(r"[^\w+.,@=\-]")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
+_STATUS: dict[int | None, str] = {errno.ENOSPC: "4.3.1 ", errno.EDQUOT: "4.2.2 "}
 _NO_LINKS = frozenset({errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
@@ -96,11 +107,11 @@ class Maildir(Plugin):
             self._deliver(copies, transaction)
         except OSError as error:
             self.log(LOGERROR, f"error, the message cannot be written below {self._root}: {error}")
-            return DENYSOFT, "the message cannot be stored now, please try again later"
+            return DENYSOFT, f"{_STATUS.get(error.errno, '')}the message cannot be stored now, please try again later"
         for copy in copies:
             whom = f" for {copy.recipients[0].address}" if self._subdir else ""
             self.log(LOGINFO, f"pass, queued as {copy.name}{whom}")
-        return OK, f"Queued! {_message_id(transaction)}"
+        return OK, f"Queued! {message_id(transaction)}"
 
     def _folder(self, recipient: Mailbox) -> str:
         """The Maildir of a recipient; never anything but a directory below the root."""
@@ -135,11 +146,14 @@ class Maildir(Plugin):
             for copy in copies:
                 self._put(copy.folder, partial(self._write, copy, transaction.content))
                 written.append(copy.tmp)
+            sizes = [_size_within_quota(copy) for copy in copies]
             for copy in copies:
                 self._put(copy.folder, partial(_link, copy.tmp, copy.new))
                 linked.append(copy.new)
             for folder in {copy.folder for copy in copies}:
                 self._syncs.sync(f"{folder}/new")
+            for copy, size in zip(copies, sizes, strict=True):
+                count(copy.folder, size)
         except BaseException:
             _remove(linked)
             raise
@@ -159,16 +173,17 @@ class Maildir(Plugin):
         """Write a file that does not exist yet, to disk; or leave none behind."""
         descriptor = os.open(copy.tmp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, self._mode & 0o666)
         try:
-            for chunk in _gathered(itertools.chain([copy.head], content.lf_chunks())):
-                left = memoryview(chunk)
-                while left:
-                    left = left[os.write(descriptor, left) :]
-            os.fsync(descriptor)
+            try:
+                for chunk in _gathered(itertools.chain([copy.head], content.lf_chunks())):
+                    left = memoryview(chunk)
+                    while left:
+                        left = left[os.write(descriptor, left) :]
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)  # NFS may say only here that a quota is used up
         except BaseException:
             _remove([copy.tmp])
             raise
-        finally:
-            os.close(descriptor)
 
 
 class SharedSyncs:
@@ -238,9 +253,12 @@ def _check_subdir(subdir: str) -> str:
     return subdir
 
 
-def _message_id(transaction: Transaction) -> str:
-    words = transaction.header.get("Message-Id").split()
-    return words[0][:200] if words else transaction.id
+def _size_within_quota(copy: _Copy) -> int:
+    """The size of a copy that is written. Raises OSError if its Maildir has no room for it."""
+    size = os.stat(copy.tmp).st_size
+    if not has_room(copy.folder, size):
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), copy.folder)
+    return size
 
 
 def _make_directory(path: str, mode: int) -> None:
