@@ -323,6 +323,25 @@ def headers_end_lines(vector, step):
     )
 
 
+def ip_as_hello(vector, step):
+    """The plugin helo refuses a name that is an address of four octets, whatever they are, and no shorter one."""
+    name = re.fullmatch(r"(?i)(?:HELO|EHLO) ([0-9.]+)\r\n", step.sent)
+    if name is None or not any(call.plugin == "helo" for call in step.calls):
+        return False
+    return (DENY_DISCONNECT in dict(answers(step, "helo", "ehlo")).values()) is is_whole_ip(name[1])
+
+
+def helo_reject_type(vector, step):
+    """The plugin helo refuses as its argument says."""
+    arguments = next((plugin["args"] for plugin in vector["plugins"] if plugin["name"] == "helo"), ())
+    codes = [code for hook, code in answers(step, "helo", "ehlo") if code in REFUSALS]
+    return (
+        "reject_type" in arguments
+        and step.recorded.codes == [550]
+        and any(as_the_table_says(step, hook, code) for hook in ("helo", "ehlo") for code in codes)
+    )
+
+
 def hello_parser(vector, step):
     return step.real.codes == [501] and any(entry[1] == "@parse" for entry in step.real.trace)
 
@@ -517,10 +536,13 @@ def include_fact(vector, recorded, real):
     return vector["kind"] == "config_file" and real == {"error": True}
 
 
+def is_whole_ip(text):
+    parts = text.split(".")
+    return len(parts) == 4 and all(part.isdecimal() and int(part) <= 255 for part in parts)
+
+
 def ip_fact(vector, recorded, real):
-    parts = vector["input"].split(".")
-    whole = len(parts) == 4 and all(part.isdecimal() and int(part) <= 255 for part in parts)
-    return vector["kind"] == "is_valid_ip" and real["result"] is whole
+    return vector["kind"] == "is_valid_ip" and real["result"] is is_whole_ip(vector["input"])
 
 
 REFUSED_AT_START = "bad-settings"
@@ -643,7 +665,8 @@ DECISIONS = (
         ),
     ),
     Decision("address-parts", empty_local_part, parts_fact, texts=("the empty quoted local part",), goes_on=True),
-    Decision("ip-addresses", fact=ip_fact, texts=("any address containing 255",)),
+    Decision("helo-reject-type", helo_reject_type),
+    Decision("ip-addresses", ip_as_hello, ip_fact, texts=("any address containing 255",)),
     Decision("network-edges", network_edges, texts=("the first and last address of a CIDR block",), goes_on=True),
     Decision(
         "bare-line-ends",
@@ -708,6 +731,16 @@ TESTED_ELSEWHERE = {
     "line-ends-kept": "tests/session/test_message.py::test_content_out_is_content_in",
     "queue-trouble": "tests/plugins/test_queue_qmail_queue.py::test_all_other_statuses_refuse_for_now",
     "results-of-a-message": "tests/session/test_authentication_results.py::test_the_results_of_one_message_are_not_the_next_ones",
+    "dns-lists": "tests/plugins/test_dnsbl.py::test_what_is_no_entry_does_not_count_and_is_logged",
+    "rblsmtpd": "tests/plugins/test_dnsbl.py::test_the_variable_of_tcpserver_refuses_or_spares",
+    "dnsbl-special": "tests/plugins/test_dnsbl.py::test_a_listed_client_may_complain_to_postmaster_but_to_nobody_else",
+    "whitelist-at-connect": "tests/plugins/test_dns_whitelist_soft.py::test_a_listed_client_is_spared_by_later_plugins",
+    "fcrdns-reject": "tests/plugins/test_fcrdns.py::test_who_fails_is_refused_if_the_arguments_say_so",
+    "helo-dns-errors": "tests/plugins/test_helo.py::test_nobody_is_refused_while_the_dns_is_down",
+    "helo-literals": "tests/plugins/test_helo.py::test_policy_rfc_wants_a_name_with_an_address_and_an_address_with_a_name",
+    "fromhost-doubt": "tests/plugins/test_resolvable_fromhost.py::test_while_nobody_can_say_it_is_refused_for_now",
+    "fromhost-addresses": "tests/plugins/test_resolvable_fromhost.py::test_bad_senders_are_refused",
+    "uribl-names": "tests/plugins/test_uribl.py::test_hosts_are_found_however_they_are_written",
     "adaptive-verdict": "tests/plugins/test_logging_adaptive.py::test_a_refused_recipient_does_not_hide_that_the_message_was_accepted",
 }
 """Rows that no recorded fact is about, and the test of each."""

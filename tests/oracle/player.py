@@ -17,7 +17,7 @@ from qpsmtpd.certificates import make_self_signed
 from qpsmtpd.config import ConfigError
 from qpsmtpd.loader import find_plugin
 from qpsmtpd.protocol import parse_path, parse_reply
-from qpsmtpd.testing import CLIENT, Kit
+from qpsmtpd.testing import CLIENT, Kit, Names
 from qpsmtpd.testing.dialogue import split_replies
 
 DEFAULTS = {"me": ["mx.example.test"], "size_threshold": ["10000"], "loglevel": ["3"], "tls_before_auth": ["0"]}
@@ -184,7 +184,8 @@ def kit_for(vector, directory, trace, wire):
         for made, name in zip(make_self_signed(directory, "tls"), ("tls.crt", "tls.key"), strict=True):
             made.rename(directory / name)
     made = list(plugins(vector["plugins"], directory, trace, wire))
-    return Kit(*made, config=configuration(vector, directory), directory=directory)
+    names = Names()  # nothing was in the DNS of the recorded server, and no vector may ask the network
+    return Kit(*made, config=configuration(vector, directory), directory=directory, names=names)
 
 
 def actions(plan):
