@@ -87,7 +87,7 @@ def test_without_the_setting_nothing_is_written(kit, directory):
 
 
 def test_a_setting_that_makes_no_sense_is_seen_at_load(kit):
-    with pytest.raises(ConfigError, match="content_log: content_log_enabled 'asdf' is neither 1 nor 0"):
+    with pytest.raises(ConfigError, match="content_log: content_log_enabled 'asdf' is neither yes nor no"):
         kit("content_log", config={"content_log_enabled": ("asdf",)})
 
 

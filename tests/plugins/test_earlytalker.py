@@ -152,7 +152,7 @@ def test_another_plugin_may_set_the_time_to_wait(kit, wish, wait):
     [("wait 0", "wait '0' is no number of seconds above 0"), ("wait nan", "wait 'nan' is no number"),
      ("check-at CONECT", "check-at 'CONECT' is no place to check at; did you mean CONNECT?"),
      ("check-at mail", "known are CONNECT and DATA"), ("action tarpit", "action 'tarpit' is none of deny, denysoft, log"),
-     ("defer-reject maybe", "defer-reject 'maybe' is neither 1 nor 0"), ("wiat 3", "unknown argument 'wiat'"),
+     ("defer-reject maybe", "defer-reject 'maybe' is neither yes nor no"), ("wiat 3", "unknown argument 'wiat'"),
      ("wait", "'wait' is left over")],
 )  # fmt: skip
 def test_bad_arguments_are_seen_at_load(kit, args, message):

@@ -157,7 +157,7 @@ def test_own_lists_may_stand_in_place_of_the_common_ones(kit, args, code):
 
 @pytest.mark.parametrize(
     ("args", "message"),
-    [("per_recipient maybe", "per_recipient 'maybe' is neither 1 nor 0"), ("mrege 0", "did you mean merge?")],
+    [("per_recipient maybe", "per_recipient 'maybe' is neither yes nor no"), ("mrege 0", "did you mean merge?")],
 )
 def test_bad_arguments_are_seen_at_load(kit, args, message):
     with pytest.raises(ConfigError, match=f"plugins:1: whitelist: .*{message}".replace("?", r"\?")):
