@@ -41,11 +41,11 @@ _HOST_NAME = re.compile(r"(?=.{1,100}\Z)[A-Za-z0-9](?:[A-Za-z0-9.\-]*[A-Za-z0-9]
 _WORD = re.compile(r"[!-~]{1,100}")  # three of these, encoded, are less than a command line may have
 
 
-def destination(words: Sequence[str], port: int, *options: str) -> tuple[Place, Sequence[str]]:
+def destination(words: Sequence[str], port: int) -> tuple[Place, Sequence[str]]:
     """Read `HOST [PORT]`, or the path of a socket; give what follows too. Raises ValueError."""
     if not words:
         raise ValueError("there is no server to pass messages on to; say HOST or HOST PORT")
-    if len(words) == 1 or words[1] in options:
+    if len(words) == 1 or not words[1][0].isdigit():
         return Place.parse(words[0], port), words[1:]
     if not (words[1].isascii() and words[1].isdecimal() and 0 < int(words[1]) < 1 << 16):
         raise ValueError(f"{words[1]!r} is no port")
@@ -82,7 +82,7 @@ class Forward(Plugin):
 
     def set_up(self, words: Sequence[str], port: int, *, lmtp: bool = False) -> None:
         """Read the arguments. Raises ValueError."""
-        place, words = destination(words, port, *self.flags, "timeout", "tls", "ca", "helo")
+        place, words = destination(words, port)
         if words and words[0] in self.flags:
             self._speaks_for_client, words = True, words[1:]
         options = self.options(tuple(words), "timeout", "tls", "ca", "helo")

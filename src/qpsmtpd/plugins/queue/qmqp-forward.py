@@ -43,7 +43,7 @@ class QmqpForward(Plugin):
 
     def register(self, qp: Site, *args: str) -> None:
         """Read the arguments. Raises ValueError."""
-        self._place, rest = destination(args, _PORT, "timeout")
+        self._place, rest = destination(args, _PORT)
         if not self._place.port:
             raise ValueError(f"{self._place} is no host")
         self._timeout = talk_seconds(self, self.options(tuple(rest), "timeout"))
