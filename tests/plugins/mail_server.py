@@ -86,8 +86,8 @@ class MailServer:
                 thread = threading.Thread(target=self._serve, args=(connection, len(self.said)))
                 self.said.append([])
                 self._talking.append(connection)
-                self._threads.append(thread)
                 thread.start()
+                self._threads.append(thread)
 
     def _serve(self, connection, number):
         with connection, contextlib.suppress(OSError, _Gone):
