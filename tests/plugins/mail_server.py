@@ -27,7 +27,7 @@ class Taken:
     confirmed: list[str] = field(default_factory=list)  # those of them for whom 2yz was said
 
 
-class _Gone(Exception):
+class _GoneError(Exception):
     pass
 
 
@@ -90,7 +90,7 @@ class MailServer:
                 self._threads.append(thread)
 
     def _serve(self, connection, number):
-        with connection, contextlib.suppress(OSError, _Gone):
+        with connection, contextlib.suppress(OSError, _GoneError):
             if self._implicit:
                 connection = self._tls.wrap_socket(connection, server_side=True)
             _Talk(self, connection, self.said[number], self.script[min(number, len(self.script) - 1)]).run()
@@ -137,7 +137,7 @@ class _Talk:
             self._confirm()
         self._connection.sendall(reply.encode("utf-8", "surrogateescape") + b"\r\n")
         if reply.startswith("421"):
-            raise _Gone
+            raise _GoneError
         return good
 
     def _go_wrong(self, how):
@@ -145,7 +145,7 @@ class _Talk:
             self._server.stopped.wait(SECONDS)
         while how == SILENCE and self._connection.recv(65536):
             pass
-        raise _Gone
+        raise _GoneError
 
     def _confirm(self):
         message = self._server.taken[-1]
@@ -179,7 +179,7 @@ class _Talk:
 
     def _quit(self, line):
         self._say("QUIT")
-        raise _Gone
+        raise _GoneError
 
     def _mail(self, line):
         if self._say("MAIL"):
@@ -199,7 +199,7 @@ class _Talk:
             lines = []
             while (data := self._file.readline()) != b".\r\n":
                 if not data:
-                    raise _Gone
+                    raise _GoneError
                 lines.append(data.removeprefix(b"."))
             self._end(b"".join(lines))
 
@@ -207,7 +207,7 @@ class _Talk:
         size = int(line.split()[1])
         data = self._file.read(size)
         if len(data) < size:
-            raise _Gone
+            raise _GoneError
         if not self._recipients:
             self._connection.sendall(b"503 5.5.1 no recipients\r\n")
             return
@@ -220,7 +220,8 @@ class _Talk:
     def _end(self, content):
         server = self._server
         server.taken.append(Taken(self._sender, self._recipients, content))
-        for self._answered in range(len(self._recipients) if server.lmtp else 1):
+        for number in range(len(self._recipients) if server.lmtp else 1):
+            self._answered = number
             self._say("END")
         self._reset()
         if server.later:

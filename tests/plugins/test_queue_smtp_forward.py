@@ -475,7 +475,9 @@ class Odd(Plugin):
 
 TEXT = st.text(st.characters(codec=None) | st.sampled_from('\r\n\0<>@" \udc80\ud800'), max_size=6)
 MAILBOXES = st.builds(Mailbox, TEXT, st.none() | TEXT)
-ODD_PARAMETERS = st.dictionaries(st.sampled_from(["ret", "envid", "orcpt", "size", "X y"]), st.none() | TEXT, max_size=2)
+ODD_PARAMETERS = st.dictionaries(
+    st.sampled_from(["ret", "envid", "orcpt", "size", "X y"]), st.none() | TEXT, max_size=2
+)
 
 
 @given(MAILBOXES, st.lists(MAILBOXES, min_size=1, max_size=2), ODD_PARAMETERS, TEXT)
