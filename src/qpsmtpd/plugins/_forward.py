@@ -33,10 +33,11 @@ SECONDS = 110.0
 
 TROUBLE = "4.4.0 The message cannot be passed on now, please try again later"
 
+_CALLED_OFF = 450  # what `Client` says of those who are not sent to because of others
 _TLS: Mapping[str, TlsUse] = {"no": TlsUse.NEVER, "starttls": TlsUse.REQUIRED, "yes": TlsUse.REQUIRED}
 _TEXT = 300  # characters of what a server says that are passed on
 _NAMED = 5  # recipients that are named in a reply
-_BEFORE_MAIL = frozenset({Stage.GREETING, Stage.HELLO})
+_BEFORE_MAIL = frozenset({Stage.GREETING, Stage.HELLO, Stage.STARTTLS, Stage.XCLIENT})
 _HOST_NAME = re.compile(r"(?=.{1,100}\Z)[A-Za-z0-9](?:[A-Za-z0-9.\-]*[A-Za-z0-9])?")
 _WORD = re.compile(r"[!-~]{1,100}")  # three of these, encoded, are less than a command line may have
 
@@ -133,8 +134,8 @@ class Forward(Plugin):
     def _verdict(self, fates: Sequence[Fate]) -> Result:
         """The one answer for all recipients: OK if every one of them was taken."""
         for fate in fates:
-            word = "pass" if fate.delivered else "fail" if fate.reply.is_permanent else "error"
-            level = LOGERROR if word == "error" or fate.at in _BEFORE_MAIL else LOGINFO
+            word = "pass" if fate.delivered else "error" if _is_trouble(fate) else "fail"
+            level = LOGERROR if word == "error" else LOGINFO
             self.log(level, f"{word}, {self._next_hop.place}: {fate.recipient.path} {_told(fate)}")
         failed = [fate for fate in fates if not fate.delivered]
         if not failed:
@@ -180,9 +181,14 @@ def _refusal(failed: Sequence[Fate], fates: Sequence[Fate]) -> str:
     return f"{reply.enhanced} {text}" if reply.enhanced else text
 
 
+def _is_trouble(fate: Fate) -> bool:
+    """Whether it says nothing of the message, but something for an administrator."""
+    return fate.at in _BEFORE_MAIL or (fate.local and fate.temporary and not _was_called_off(fate))
+
+
 def _was_called_off(fate: Fate) -> bool:
     """Whether it only suffers for another one that was refused."""
-    return fate.local and fate.at is Stage.RCPT and fate.temporary
+    return fate.local and fate.at is Stage.RCPT and fate.reply.code == _CALLED_OFF
 
 
 def _client_of(connection: Connection) -> XClient:
