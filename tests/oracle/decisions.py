@@ -641,6 +641,7 @@ TESTED_ELSEWHERE = {
     "header-size": "tests/protocol/test_server.py::test_a_header_without_room_gives_no_content",
     "line-ends-kept": "tests/session/test_message.py::test_content_out_is_content_in",
     "results-of-a-message": "tests/session/test_authentication_results.py::test_the_results_of_one_message_are_not_the_next_ones",
+    "forward-answers": "tests/plugins/test_queue_smtp_forward.py::test_a_refusal_is_passed_on_with_its_text",
     "adaptive-verdict": "tests/plugins/test_logging_adaptive.py::test_a_refused_recipient_does_not_hide_that_the_message_was_accepted",
 }
 """Rows that no recorded fact is about, and the test of each."""

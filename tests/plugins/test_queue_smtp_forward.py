@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import socket
 import ssl
 
 import pytest
@@ -245,6 +246,13 @@ def test_a_server_that_refuses_in_the_middle_of_the_content_is_heard(server, sta
     assert not to.taken
 
 
+def test_a_server_that_refuses_and_goes_in_the_middle_of_the_content_is_heard(server, stage):
+    to = server({"BDAT": [("552 5.3.4 enough", CLOSE)]}, offers=FAST)
+    reply = deliver(stage(to), content=CONTENT * 40_000)
+    assert (reply.code, reply.enhanced, reply.text) == (552, "5.3.4", "enough")
+    assert not to.taken
+
+
 def test_nobody_there_is_a_temporary_problem(stage):
     with MailServer() as to:
         pass
@@ -322,7 +330,12 @@ def test_a_connection_is_not_used_again_after_some_seconds(server, stage):
 def test_a_connection_on_which_the_server_has_spoken_is_not_used_again(server, stage, later):
     to = server(later=later)
     made = stage(to)
-    assert [deliver(made).code for _ in range(2)] == [250] * 2
+    assert deliver(made).code == 250
+    ((_, talk),) = made.site.plugins[0]._next_hop._pool._waiting
+    talk.stream._socket.settimeout(20)
+    assert talk.stream._socket.recv(1, socket.MSG_PEEK)
+    assert deliver(made).code == 250
+    assert [line.split()[0] for line in to.said[0]].count("MAIL") == 1
     assert len(to.taken) == 2
 
 
