@@ -36,6 +36,7 @@ def test_arguments_that_make_no_sense_are_errors(kit, arguments, why):
         ([LATER, NEVER], 552, "<b1@x.example>: mailbox full; nobody has got the message"),
         ([LATER, TAKEN], 452, "<b0@x.example>: mailbox full; other recipients have the message"),
         ([NEVER, NEVER], 552, "mailbox full"),
+        ([LATER, CLOSE], 452, "<b0@x.example>: mailbox full; <b1@x.example>: Connection lost"),
         ([TAKEN, CLOSE], 452, "<b1@x.example>: Connection lost; other recipients have the message"),
     ],
 )

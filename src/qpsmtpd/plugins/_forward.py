@@ -176,8 +176,11 @@ def _refusal(failed: Sequence[Fate], fates: Sequence[Fate]) -> str:
         named = [f"{fate.recipient.path[:_TEXT]}: {one_line(fate.reply.text)}" for fate in refused[:_NAMED]]
         if len(refused) > _NAMED:
             named.append(f"and {len(refused) - _NAMED} more")
-        taken = any(fate.delivered for fate in fates)
-        text = "; ".join([*named, "other recipients have the message" if taken else "nobody has got the message"])
+        if any(fate.delivered for fate in fates):
+            named.append("other recipients have the message")
+        elif not any(fate.uncertain for fate in fates):
+            named.append("nobody has got the message")
+        text = "; ".join(named)
     return f"{reply.enhanced} {text}" if reply.enhanced else text
 
 

@@ -652,6 +652,8 @@ class Client:
         except BareLineEnd:
             refusal, local = _BARE_LINE_END, True
         while asked:
+            if refusal is not None:  # and the server may go before it answers the rest
+                transaction.settle(refusal, Stage.CONTENT, local=local)
             reply = yield from self._reply(Stage.CONTENT)
             asked, refusal = asked - 1, refusal or _refusal(reply)
         if refusal is None:
