@@ -253,6 +253,27 @@ def test_a_server_that_refuses_and_goes_in_the_middle_of_the_content_is_heard(se
     assert not to.taken
 
 
+class Broken(Plugin):
+    """Has content that cannot be read to its end."""
+
+    def hook_queue_pre(self, transaction):
+        transaction.chunks = self._chunks
+
+    def _chunks(self):
+        yield CONTENT * 10_000
+        raise OSError(5, "Input/output error")
+
+
+@pytest.mark.parametrize("offers", [(), FAST])
+def test_content_that_cannot_be_read_is_a_temporary_problem_and_not_passed_on(kit, server, offers):
+    to = server(offers=offers)
+    made = kit(Broken, f"queue/smtp-forward localhost {to.port}")
+    assert deliver(made).code == 452
+    assert made.logged("Input/output error")
+    to.hang_up()
+    assert not to.taken
+
+
 def test_nobody_there_is_a_temporary_problem(stage):
     with MailServer() as to:
         pass
