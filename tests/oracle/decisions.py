@@ -742,6 +742,7 @@ TESTED_ELSEWHERE = {
     "fromhost-addresses": "tests/plugins/test_resolvable_fromhost.py::test_bad_senders_are_refused",
     "uribl-names": "tests/plugins/test_uribl.py::test_hosts_are_found_however_they_are_written",
     "forward-answers": "tests/plugins/test_queue_smtp_forward.py::test_a_refusal_is_passed_on_with_its_text",
+    "stunnel": "tests/plugins/test_stunnel.py::test_the_client_is_the_one_of_stunnel_s_header",
     "adaptive-verdict": "tests/plugins/test_logging_adaptive.py::test_a_refused_recipient_does_not_hide_that_the_message_was_accepted",
 }
 """Rows that no recorded fact is about, and the test of each."""

@@ -6,8 +6,16 @@ and a map with metadata at the end.
 
 import ipaddress
 import struct
+from dataclasses import dataclass
 
-_TYPES = {"double": 3, "uint32": 6, "map": 7}
+
+@dataclass
+class Typed:
+    """A number as metadata want it: of a type of its own."""
+
+    kind: int
+    size: int
+    number: int
 
 
 def encode(value):
@@ -15,6 +23,11 @@ def encode(value):
     if isinstance(value, str):
         data = value.encode()
         return _control(2, len(data)) + data
+    if isinstance(value, Typed):
+        data = value.number.to_bytes(value.size, "big")
+        return (_control(value.kind, len(data)) if value.kind < 8 else bytes([len(data), value.kind - 7])) + data
+    if isinstance(value, list):
+        return bytes([len(value), 11 - 7]) + b"".join(map(encode, value))
     if isinstance(value, float):
         return _control(3, 8) + struct.pack(">d", value)
     if isinstance(value, int):
@@ -51,21 +64,19 @@ def database(networks, version=6, kind="GeoLite2-City"):
     tree = b"".join(_record(child, len(nodes)) for node in nodes for child in node)
     metadata = {
         "node_count": len(nodes),
-        "record_size": 24,
-        "ip_version": version,
+        "record_size": Typed(5, 2, 24),
+        "ip_version": Typed(5, 2, version),
         "database_type": kind,
-        "languages": {},
-        "binary_format_major_version": 2,
-        "binary_format_minor_version": 0,
-        "build_epoch": 1_767_225_600,
+        "languages": ["en"],
+        "binary_format_major_version": Typed(5, 2, 2),
+        "binary_format_minor_version": Typed(5, 2, 0),
+        "build_epoch": Typed(9, 8, 1_767_225_600),
         "description": {"en": "for tests"},
     }
     return tree + bytes(16) + data + b"\xab\xcd\xefMaxMind.com" + encode(metadata)
 
 
 def _record(child, count):
-    if child is None:
-        number = count  # no data
-    else:
-        number = child[0] + count + 16 if isinstance(child, tuple) else child
-    return number.to_bytes(3, "big")
+    if isinstance(child, tuple):
+        child = child[0] + count + 16  # data
+    return (count if child is None else child).to_bytes(3, "big")

@@ -164,4 +164,5 @@ def _networks_in(lines: tuple[str, ...]) -> tuple[Network, ...]:
 
 def _names(lines: tuple[str, ...], mailbox: Mailbox) -> bool:
     """Whether one of the lines is the address, or its domain; the null sender has neither."""
-    return bool(mailbox.domain) and not _entries(lines).isdisjoint((mailbox.address.lower(), mailbox.domain.lower()))
+    domain = mailbox.domain
+    return bool(domain and not _entries(lines).isdisjoint((mailbox.address.lower(), domain.lower())))

@@ -39,8 +39,10 @@ from email.header import Header
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import maxminddb
+
 from qpsmtpd import DECLINED, LOGERROR, LOGINFO, Plugin, Result, Site, Transaction, blocking
-from qpsmtpd.config import ConfigError, fingerprint
+from qpsmtpd.config import fingerprint
 from qpsmtpd.plugins._options import flag
 from qpsmtpd.session.connection import is_ipv6
 
@@ -51,6 +53,9 @@ _FIELDS = ("Country", "Continent", "City", "ASN")
 _RECHECK = 60.0  # seconds between two looks at a database file
 _EARTH = 6378.0  # kilometres
 
+# Its own type says less.
+_open_database = cast("Callable[[str], _Reader]", maxminddb.open_database)  # pyright: ignore[reportUnknownMemberType]
+
 _Place = tuple[float, float]  # latitude and longitude, degrees
 
 
@@ -58,7 +63,7 @@ class GeoIp(Plugin):
     """Finds out where a client is on the globe, by databases of MaxMind (GeoLite2, GeoIP2)."""
 
     def register(self, qp: Site, *args: str) -> None:
-        """Open the databases. Raises ValueError, and ConfigError if maxminddb is not installed."""
+        """Open the databases. Raises ValueError."""
         options = self.options(args, "db_dir", "distance", "too_far", "add_headers")
         add_fields = flag(options, "add_headers", default=True)
         self._too_far = _kilometres(options)
@@ -68,9 +73,8 @@ class GeoIp(Plugin):
             self.register_hook("data_post", self.add_fields)
 
     def _open(self, directory: Path) -> Mapping[str, "_Database"]:
-        open_file = _library()
         found = {kind: _file_of(directory, kind) for kind in _KINDS}
-        return {kind: _Database(path, open_file, self) for kind, path in found.items() if path is not None}
+        return {kind: _Database(path, self) for kind, path in found.items() if path is not None}
 
     def _place_of(self, address: str) -> _Place:
         """Where this server is. Raises ValueError if nobody knows."""
@@ -145,10 +149,9 @@ class _Reader(Protocol):
 class _Database:
     """A database file, opened again when it has been replaced."""
 
-    def __init__(self, path: Path, open_file: Callable[[str], _Reader], plugin: Plugin) -> None:
+    def __init__(self, path: Path, plugin: Plugin) -> None:
         """Raises ValueError if the file is no database."""
         self._path = path
-        self._open_file = open_file
         self._plugin = plugin
         self._looked = plugin.qp.clock()
         self._state = fingerprint(path)
@@ -157,7 +160,7 @@ class _Database:
     def _open(self) -> tuple[_Reader, int]:
         """What reads the file, and the version of IP that it knows at most."""
         try:
-            reader = self._open_file(str(self._path))
+            reader = _open_database(str(self._path))
             return reader, int(reader.metadata().ip_version)
         except Exception as error:  # the library raises anything for what is no database
             raise ValueError(f"{self._path} cannot be read: {type(error).__name__}: {error}") from error
@@ -183,15 +186,6 @@ class _Database:
             self._plugin.log(LOGERROR, f"error, {error}; going on with the old one")
         else:
             self._plugin.log(LOGINFO, f"{self._path} is new")
-
-
-def _library() -> Callable[[str], _Reader]:
-    """What opens a database. Raises ConfigError."""
-    try:
-        from maxminddb import open_database
-    except ImportError:
-        raise ConfigError("GeoIP databases need maxminddb; run `pip install 'qpsmtpd[geoip]'`") from None
-    return cast("Callable[[str], _Reader]", open_database)
 
 
 def _directory(named: str) -> Path:
