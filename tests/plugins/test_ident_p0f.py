@@ -23,10 +23,11 @@ def answer(status=FOUND, magic=0x50304602, name=b"Linux", flavor=b"3.11 and newe
 
 
 def old_answer(query, status=0, genre=b"FreeBSD", uptime=1390):
+    """A structure as p0f-query.h has it, and as a compiler lays it out."""
     magic, _, identity = struct.unpack_from("=III", query)
     head = struct.pack("=IIB", magic, identity, status)
     texts = genre.ljust(20, b"\0") + b"6.x (1)".ljust(40, b"\0") + b"\x11" + b"ethernet/modem".ljust(30, b"\0")
-    return head + texts + bytes(30) + struct.pack("=BBBhHi", 0, 0, 0, -1, 0, uptime)
+    return (head + texts).ljust(140, b"\0") + struct.pack("=i", uptime)
 
 
 @contextlib.contextmanager
@@ -61,6 +62,7 @@ def test_the_fingerprint_is_noted_and_the_system_logged(kit, tmp_path):
         stage.connect("2001:db8::7")
     assert (notes["os_name"], notes["os_flavor"], notes["distance"]) == ("Linux", "3.11 and newer", 17)
     assert (notes["link_type"], notes["uptime_min"], notes["http_name"]) == ("Ethernet or modem", 1390, "")
+    assert (notes["genre"], notes["link"], notes["uptime"]) == ("Linux 3.11 and newer", "Ethernet or modem", 1390)
     assert stage.logged("ident::p0f: Linux 3.11 and newer")
     assert queries == [
         struct.pack("=IB", 0x50304601, 4) + b"\xc0\0\2\7" + bytes(12),

@@ -16,7 +16,8 @@ Arguments behind it:
 
 The note `p0f` of the connection is a dictionary. By version 3 it has `os_name`, `os_flavor`,
 `distance`, `link_type`, `uptime_min`, `language`, `http_name`, `http_flavor` and the other
-fields of p0f's answer; by version 2 `genre`, `detail`, `distance`, `link` and `uptime` (hours).
+fields of p0f's answer, and where a system is known `genre` (name and flavor), `link` and `uptime`
+(minutes). By version 2 it has `genre`, `detail`, `distance`, `link` and `uptime` (hours).
 
 Result: DECLINED. What is wrong with p0f is logged, and the client goes on.
 
@@ -44,7 +45,7 @@ _ASK, _ANSWERED = 0x50304601, 0x50304602
 _FOUND, _NO_MATCH = 0x10, 0x20
 
 _OLD_QUERY = struct.Struct("=III4s4sHH")
-_OLD_ANSWER = struct.Struct("=IIB20s40sb30s30sBBBhHi")
+_OLD_ANSWER = struct.Struct("@IIB20s40sb30s30sBBBhHi")  # with the gaps that a compiler leaves
 _OLD_MAGIC, _OLD_ASK = 0x0DEFACED, 1
 _OLD_FOUND, _OLD_NO_MATCH = 0, 2
 
@@ -89,7 +90,7 @@ class P0f(Plugin):
             self.log(LOGINFO, "skip, no match")
             return DECLINED
         self.connection.notes["p0f"] = found
-        names = (found.get(name) for name in ("os_name", "os_flavor", "genre", "detail"))
+        names = (found.get(name) for name in ("genre", "detail"))
         self.log(LOGINFO, " ".join(str(name) for name in names if name) or "skip, no system is known")
         return DECLINED
 
@@ -99,7 +100,7 @@ class P0f(Plugin):
         magic, status, *values = _ANSWER.unpack(stream.receive_exactly(_ANSWER.size))
         if magic != _ANSWERED or status not in (_FOUND, _NO_MATCH):
             raise ValueError("it does not understand the question" if magic == _ANSWERED else "this is no p0f 3")
-        return dict(zip(_FIELDS, map(_plain, values), strict=True)) if status == _FOUND else None
+        return _with_old_names(dict(zip(_FIELDS, map(_plain, values), strict=True))) if status == _FOUND else None
 
     def _ask_old(self, stream: Stream, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> _Fingerprint | None:
         """What p0f 2 knows, None if that is nothing. Raises OSError and ValueError."""
@@ -118,6 +119,14 @@ class P0f(Plugin):
         names = ("genre", "detail", "distance", "link", "uptime")
         values = map(_plain, (genre, detail, distance, link, uptime))
         return dict(zip(names, values, strict=True)) if status == _OLD_FOUND else None
+
+
+def _with_old_names(found: dict[str, str | int]) -> _Fingerprint:
+    """The fields of version 3, and what others may look for by the names of version 2."""
+    if found["os_name"]:
+        found |= {"genre": f"{found['os_name']} {found['os_flavor']}".strip()}
+        found |= {"link": found["link_type"], "uptime": found["uptime_min"]}
+    return found
 
 
 def _plain(value: bytes | int) -> str | int:
