@@ -244,14 +244,18 @@ QUEUES = (
 def postfix(files, sasl=None):
     """Postfix by SMTP, with STARTTLS.
 
-    It listens again as `bare`, without PIPELINING and CHUNKING. If `sasl` is Dovecot's socket for that, it takes mail
+    It listens again as `bare`, without PIPELINING and CHUNKING, and as `trusting`, which takes XCLIENT. If `sasl` is Dovecot's socket for that, it takes mail
     of USERS with the password PASSWORD only, and listens again for each of MECHANISMS, by that name.
     """
     postconf = program("postconf")
     need_root("postfix")
     owner = pwd.getpwnam("nobody")
     daemons = subprocess.run([postconf, "-dh", "daemon_directory"], capture_output=True, text=True, check=True).stdout
-    settings = {"": "", "bare": "-o smtpd_discard_ehlo_keywords=pipelining,chunking"}
+    settings = {
+        "": "",
+        "bare": "-o smtpd_discard_ehlo_keywords=pipelining,chunking",
+        "trusting": "-o smtpd_authorized_xclient_hosts=127.0.0.1",
+    }
     if sasl:
         settings |= {name: f"-o smtpd_sasl_mechanism_filter={name.lower()}" for name in MECHANISMS}
     with directory() as base, contextlib.ExitStack() as stack:

@@ -560,6 +560,7 @@ class Server(Authenticating):
             return
         message = self._incoming
         if message is None:
+            self._host.chunks_follow()
             result = (yield from self._host.ask(hooks.Data())) if "data" in self._wanted else NOTHING
             if not VERDICTS["data"][result[0]].proceed:
                 yield from self._skip(size)

@@ -185,8 +185,8 @@ class Chains:
                 effect = step(outcome)
             except StopIteration as stop:
                 return stop.value
-            if self._early and isinstance(effect, Pause) and effect.until_input:
-                outcome, step = self._early, effects.send  # it has talked early already
+            if isinstance(effect, Pause) and effect.until_input and (early := self._unread()):
+                outcome, step = early, effects.send  # it has talked early already
                 continue
             try:
                 outcome, step = (yield effect), effects.send
@@ -195,6 +195,10 @@ class Chains:
             current_session.set(self)
             if isinstance(effect, Pause) and isinstance(outcome, bytes):
                 self._early += outcome
+
+    def _unread(self) -> bytes:
+        """What the client has sent behind the command of the moment."""
+        return self._early
 
     def _understood(self, hook: str, entry: Entry, result: object) -> tuple[ReturnCode, Texts]:
         """A hook's result as code and texts. Raises TypeError for what is none."""

@@ -229,6 +229,9 @@ class Session(Chains, Host):
         self.transaction.narrow(None)
         return result
 
+    def _unread(self) -> bytes:
+        return self._early or self._server.unread
+
     def receive(self) -> Generator[Effect, object, None]:
         """Have the transport give what the client sends."""
         if self._chore is not None or self._leaving:
@@ -393,6 +396,10 @@ class Session(Chains, Host):
     def recipient_accepted(self, recipient: Mailbox, parameters: Parameters) -> None:
         """Put a recipient into the transaction."""
         self.transaction.accept_recipient(recipient, parameters)
+
+    def chunks_follow(self) -> None:
+        """Let plugins know that nobody has to tell the client to go ahead."""
+        self.transaction.chunked = True
 
     def header_ended(self) -> None:
         """Have the header ready for plugins."""
