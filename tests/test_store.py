@@ -214,7 +214,7 @@ def test_a_file_that_is_locked_for_too_long_is_an_error_and_then_it_is_not(path,
 def test_a_thread_does_not_wait_for_another_for_ever(path, clock, monkeypatch):
     monkeypatch.setattr(store, "_SQLITE_SECONDS", 0.05)
     backend = Sqlite(str(path), clock.wall)
-    with backend._lock, pytest.raises(StoreError, match="busy for 0.05 seconds"):
+    with backend._lock, pytest.raises(StoreError, match=r"busy for 0\.05 seconds"):
         backend.get(b"key")
 
 
@@ -282,7 +282,7 @@ def test_what_cannot_be_used_is_told_at_the_start(site, tmp_path, place, message
 
 
 def test_a_directory_that_is_not_there_is_told_at_the_start(site, tmp_path):
-    with pytest.raises(ConfigError, match="no directory to keep a store in that we may write to: .*/nowhere"):
+    with pytest.raises(ConfigError, match=r"no directory to keep a store in that we may write to: .*/nowhere"):
         site().store("test", str(tmp_path / "nowhere"))
 
 
@@ -328,3 +328,8 @@ def test_the_library_for_redis_may_be_missing(site, monkeypatch):
     monkeypatch.setitem(sys.modules, "redis", None)
     with pytest.raises(ConfigError, match=r"run `pip install 'qpsmtpd\[redis\]'`"):
         site(store="redis://127.0.0.1:6379/0").store("test")
+
+
+def test_a_section_has_no_colon(path, clock):
+    with pytest.raises(ValueError, match="colon"):
+        Store(Sqlite(str(path), clock.wall), "one:two")

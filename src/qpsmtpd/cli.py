@@ -407,7 +407,7 @@ def _run_plugin(name: str, words: list[str], commands: Iterable[str]) -> int:
 
 def _name_in(line: str) -> str:
     """The plugin that a line of `config/plugins` names."""
-    return line.split()[0].partition(":")[0]
+    return line.split(maxsplit=1)[0].partition(":")[0]
 
 
 def _list(options: argparse.Namespace) -> int:

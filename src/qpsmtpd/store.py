@@ -77,7 +77,9 @@ class Store:
     """The entries of one plugin. Keys are texts of any length; values are octets, 64 KiB of them at most."""
 
     def __init__(self, backend: Backend, section: str) -> None:
-        """`section` keeps the entries apart from those of others."""
+        """`section` keeps the entries apart from those of others. Raises ValueError if there is a colon in it."""
+        if ":" in section:
+            raise ValueError(f"{section!r} has a colon in it, which ends the name of a section")
         self._backend = backend
         self._prefix = section.encode() + b":"
 
@@ -151,14 +153,13 @@ def _number(value: bytes) -> int:
 _SCHEMA = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = NORMAL",
-    "CREATE TABLE IF NOT EXISTS entries"
-    " (key BLOB PRIMARY KEY, value BLOB NOT NULL, expires REAL NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS entries (key BLOB PRIMARY KEY, value BLOB NOT NULL, expires REAL NOT NULL) WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS entries_by_end ON entries (expires)",
 )
 _READ = "SELECT value, expires FROM entries WHERE key = ? AND expires > ?"
 _WRITE = "INSERT OR REPLACE INTO entries (key, value, expires) VALUES (?, ?, ?)"
 _PRUNE = "DELETE FROM entries WHERE key IN (SELECT key FROM entries WHERE expires <= ? LIMIT ?)"
-_SELECT = "SELECT key, value FROM entries WHERE key > ? AND key < ? AND expires > ? ORDER BY key LIMIT ?"
+_SELECT = "SELECT key, value FROM entries WHERE key >= ? AND key < ? AND expires > ? ORDER BY key LIMIT ?"
 _MEMORY = ":memory:"
 _FILE = "store.sqlite"
 
@@ -213,15 +214,15 @@ class Sqlite(Backend):
 
     def items(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """The entries whose keys begin so, by pages, between which others may write."""
-        after, end = prefix, prefix + b"\xff" * (_KEY + 1)
+        begin, end = prefix, prefix + b"\xff" * (_KEY + 1)
         while True:
             with self._transaction("BEGIN") as connection:
-                found = connection.execute(_SELECT, (after, end, self._wall(), _PAGE))
+                found = connection.execute(_SELECT, (begin, end, self._wall(), _PAGE))
                 page: list[tuple[bytes, bytes]] = found.fetchall()
             yield from page
             if len(page) < _PAGE:
                 return
-            after = page[-1][0]
+            begin = page[-1][0] + b"\0"
 
     def _read(self, connection: sqlite3.Connection, key: bytes) -> tuple[bytes | None, float]:
         row: tuple[bytes, float] | None = connection.execute(_READ, (key, self._wall())).fetchone()
@@ -259,9 +260,7 @@ class Sqlite(Backend):
         if self._path != _MEMORY:
             with contextlib.suppress(FileExistsError):
                 _make_file(self._path)
-        connection = sqlite3.connect(
-            self._path, timeout=_SQLITE_SECONDS, isolation_level=None, check_same_thread=False
-        )
+        connection = sqlite3.connect(self._path, timeout=_SQLITE_SECONDS, isolation_level=None, check_same_thread=False)
         try:
             for statement in _SCHEMA:
                 connection.execute(statement)
@@ -281,7 +280,7 @@ def _make_file(path: str) -> None:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         if os.geteuid() == 0:
-            owner = os.stat(os.path.dirname(path))
+            owner = Path(path).parent.stat()
             os.fchown(descriptor, owner.st_uid, owner.st_gid)
     finally:
         os.close(descriptor)

@@ -661,3 +661,18 @@ def test_no_text_for_the_received_field_ends_the_header_or_the_session(site, tex
     assert body == b"body\r\n"
     names = [line.partition(b":")[0] for line in header.split(b"\r\n") if line[:1] not in (b" ", b"\t")]
     assert names == [b"Authentication-Results", b"Received", b"Subject"]
+
+
+def test_a_hook_can_see_the_argument_of_mail_and_rcpt_as_it_was_sent():
+    class Sees(Plugin):
+        def hook_mail(self, transaction, sender, parameters):
+            transaction.notes["said"] = self.qp.session.path_argument
+
+        def hook_rcpt(self, transaction, recipient, parameters):
+            return DENY, f"{transaction.notes['said']}, {self.qp.session.path_argument}"
+
+    client = Client(make_site(Sees))
+    client.say("EHLO c.example")
+    assert client.session.path_argument == ""
+    client.say("MAIL FROM: <a@b.example> BODY=8BITMIME")
+    assert client.say("RCPT to:<c@d.example>").text == "FROM: <a@b.example> BODY=8BITMIME, to:<c@d.example>"

@@ -147,9 +147,7 @@ class Greylisting(Plugin):
             return False
         key = self._key(policy, sender, recipient)
         try:
-            unknown, why = self._store.update(
-                key, lambda old: policy.judge(old, self.qp.wall()), policy.white_timeout
-            )
+            unknown, why = self._store.update(key, lambda old: policy.judge(old, self.qp.wall()), policy.white_timeout)
         except StoreError as error:
             self.log(LOGERROR, f"error, {error}")
             return False

@@ -335,7 +335,7 @@ class Record:
 
 
 _KINDS: Mapping[str, Callable[[Record], bool]] = {
-    "all": lambda record: True,
+    "all": lambda _: True,
     "naughty": lambda record: record.naughty > 0,
     "nice": lambda record: record.nice > 0,
     "both": lambda record: record.naughty > 0 and record.nice > 0,

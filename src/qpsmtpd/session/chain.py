@@ -72,6 +72,11 @@ class Chains:
         self._early = b""  # what came while a hook was pausing
         self._parser: tuple[Entry, Callable[..., object]] | None = None  # what the last parse hook has given
 
+    @property
+    def path_argument(self) -> str:
+        """What stood behind the word of the last MAIL or RCPT, as sent; empty before the first."""
+        return ""
+
     def _ask(self, hook: Hook) -> Asking:
         """Run the chain of a hook: the first answer that is not DECLINED ends it.
 
