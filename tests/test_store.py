@@ -238,7 +238,6 @@ def test_the_setting_names_a_file_relative_to_the_config_directory(site, tmp_pat
 
 
 def test_without_a_setting_it_is_in_a_directory_beside_the_config_directory_or_in_it(site, tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "place_in", store.place_in)
     if Path("/var/lib/qpsmtpd").is_dir():
         pytest.skip("/var/lib/qpsmtpd is there, and would be taken")
     site().store("test")

@@ -208,3 +208,10 @@ def test_any_sender_and_recipient_is_new_once(local, ip):
     assert client.say(f'MAIL FROM:<"{quoted}"@x.example> SMTPUTF8').code in (250, 500, 501, 553)
     assert client.say(f'RCPT TO:<"{quoted}"@y.example>').code in (450, 500, 501, 503, 553)
     assert not stage.logged("Traceback")
+
+
+def test_without_recipients_there_is_nothing_to_say_at_data(kit):
+    client = kit("greylisting deny_late 1").connect()
+    client.say("EHLO c.example")
+    assert client.say("MAIL FROM:<a@x.example>").code == 250
+    assert client.say("DATA").code == 503

@@ -44,6 +44,7 @@ In config/plugins, behind the plugins that whitelist and before rcpt_ok:
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from qpsmtpd import (
     DECLINED,
@@ -115,7 +116,7 @@ class Greylisting(Plugin):
         text = transaction.notes.get(_NOTE)
         if not text:
             return DECLINED
-        if transaction.notes.get("whitelistrcpt") == len(transaction.recipients):
+        if (transaction.notes.get("whitelistrcpt") or 0) == len(transaction.recipients):
             self.log(LOGWARN, "skip, all recipients whitelisted")
             return DECLINED
         return DENYSOFT, str(text)
@@ -290,7 +291,8 @@ def _fits(wanted: Mapping[str, _Match], found: object) -> bool:
     """Whether one thing that is wanted was found of a client."""
     if not isinstance(found, Mapping):
         return False
-    return any(_matches(match, found.get(name)) for name, match in wanted.items())
+    known = cast("Mapping[str, object]", found)
+    return any(_matches(match, known.get(name)) for name, match in wanted.items())
 
 
 def _matches(match: _Match, found: object) -> bool:
