@@ -43,7 +43,21 @@ def test_the_written_configuration_passes_the_check(run, place):
     assert "Now put your domains into config/rcpthosts" in out
     status, out, err = run("check")
     assert (status, err) == (0, "")
-    assert out == "7 plugins loaded from config; no fault found\n"
+    lines = (place / "config" / "plugins").read_text().splitlines()
+    assert out == f"{sum(bool(line) and line[0] != '#' for line in lines)} plugins loaded from config; no fault found\n"
+    assert not [line for line in lines if "Left out" in line]
+
+
+def test_init_leaves_out_what_cannot_be_loaded_here_and_says_why(run, place, monkeypatch):
+    monkeypatch.setitem(sys.modules, "dns.asyncresolver", None)
+    assert run("init", "config")[0] == 0
+    text = (place / "config" / "plugins").read_text()
+    assert (
+        "# Left out, since dnsbl: look-ups in the DNS need dnspython and anyio; run `pip install 'qpsmtpd[dns]'`\n"
+        "# dnsbl\n"
+    ) in text
+    assert "\nrcpt_ok\n" in text
+    assert run("check")[0] == 0
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "two", "257", "1.5", ""])

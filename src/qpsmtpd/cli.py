@@ -1,11 +1,11 @@
-"""The command line: `qpsmtpd run`, `inetd`, `check`, `init`, `certificate`, `passwd` and `plugins`."""
+"""The command line: `qpsmtpd run`, `inetd`, `check`, `init`, `certificate`, `passwd`, `plugins`, and what plugins bring."""
 
 import argparse
 import getpass
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,10 +14,10 @@ from qpsmtpd import __version__, daemon
 from qpsmtpd.certificates import make_self_signed
 from qpsmtpd.config import Config, ConfigError, did_you_mean
 from qpsmtpd.crew import Crew, Post
-from qpsmtpd.loader import bundled_names, documentation, load
+from qpsmtpd.loader import add_line, bundled_names, documentation, load
 from qpsmtpd.logs import LOGERROR
 from qpsmtpd.passwords import SCHEMES, hash_password, write_entry
-from qpsmtpd.plugin import where
+from qpsmtpd.plugin import Plugin, where
 from qpsmtpd.protocol import Extension, LineEndings, hooks
 from qpsmtpd.sample import write_sample
 from qpsmtpd.session.role import MX, ROLES, Role
@@ -43,7 +43,11 @@ _LISTEN = re.compile(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program. Gives the exit status: 0, or 1 for what an administrator must change."""
-    options = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser, commands = _parser()
+    if words and not words[0].startswith("-") and words[0] not in commands:
+        return _status_of(partial(_run_plugin, words[0], words[1:], commands))
+    options = parser.parse_args(words)
     return _status_of(partial(options.command, options))
 
 
@@ -70,17 +74,28 @@ def _complain(text: str) -> int:
     return 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="qpsmtpd", description="The SMTP server whose every decision is a plugin's.")
-    parser.add_argument("--version", action="version", version=f"qpsmtpd {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    with_config = argparse.ArgumentParser(add_help=False)
-    with_config.add_argument(
+def _with_config() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(
         "--config",
         metavar="DIR",
         type=Path,
         help="the config directory (default: $QPSMTPD_CONFIG, else ./config; without one, mail from this machine is kept in ./mail)",
     )
+    return parser
+
+
+def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
+    """The parser, and the commands it knows."""
+    parser = argparse.ArgumentParser(
+        prog="qpsmtpd",
+        description="The SMTP server whose every decision is a plugin's.",
+        epilog="A plugin in config/plugins may bring a command of its own, by its name: `qpsmtpd NAME --help`. "
+        "`qpsmtpd plugins help NAME` tells of it.",
+    )
+    parser.add_argument("--version", action="version", version=f"qpsmtpd {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    with_config = _with_config()
 
     with_tls = argparse.ArgumentParser(add_help=False)
     with_tls.add_argument(
@@ -152,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     help_ = actions.add_parser("help", parents=[with_config], help="a plugin's documentation")
     help_.add_argument("name", metavar="NAME")
     help_.set_defaults(command=_help)
-    return parser
+    return parser, commands.choices
 
 
 def _listener(text: str) -> Listener:
@@ -365,9 +380,39 @@ def _passwd(options: argparse.Namespace) -> int:
     return 0
 
 
+def _run_plugin(name: str, words: list[str], commands: Iterable[str]) -> int:
+    """Run the command line of a plugin. Raises ConfigError if there is none."""
+    options, words = _with_config().parse_known_args(words)
+    site = Site(_config(options))
+    line = next((line for line in site.settings.lines("plugins") if _name_in(line.text) == name), None)
+    if line is None:
+        hint = did_you_mean(name, commands) or "; commands of plugins are there when the plugins are in config/plugins"
+        raise ConfigError(f"there is no command {name!r}{hint}")
+    site.current_settings()
+    add_line(site, line)
+    (plugin,) = site.plugins
+    if type(plugin).command is Plugin.command:
+        raise ConfigError(f"the plugin {name} has no command of its own")
+    parser = argparse.ArgumentParser(
+        prog=f"qpsmtpd {name}",
+        parents=[_with_config()],
+        description=documentation(site.settings, name).partition("\n")[0],
+    )
+    plugin.command(parser)
+    options = parser.parse_args(words)
+    for text in options.run(options):
+        print(text)
+    return 0
+
+
+def _name_in(line: str) -> str:
+    """The plugin that a line of `config/plugins` names."""
+    return line.split(maxsplit=1)[0].partition(":")[0]
+
+
 def _list(options: argparse.Namespace) -> int:
     config = _config(options)
-    loaded = {line.split()[0].partition(":")[0] for line in config.values("plugins") + config.values("logging")}
+    loaded = {_name_in(line) for line in config.values("plugins") + config.values("logging")}
     names = bundled_names()
     for name in [*names, *sorted(loaded.difference(names))]:
         doc = documentation(config, name).partition("\n")[0]

@@ -6,6 +6,7 @@ It returns a return code, or a tuple of a code and texts for the client.
 """
 
 import inspect
+from argparse import ArgumentParser
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
@@ -113,6 +114,13 @@ class Plugin:
         """Called last, with the same words; the place for `register_hook` and for checks.
 
         Raise ValueError for words that make no sense: the administrator sees file and line.
+        """
+
+    def command(self, parser: ArgumentParser) -> None:
+        """Describe a command line of the plugin's own, `qpsmtpd NAME ...`: add arguments to `parser`.
+
+        Among their defaults is `run`, a function that takes the parsed arguments and gives the lines to print.
+        The plugin is set up as its line in `config/plugins` says, and no other is loaded.
         """
 
     def register_hook(self, hook: str, method: str | Callable[..., object], *, unshift: bool = False) -> None:

@@ -27,6 +27,7 @@ from qpsmtpd.protocol import DECLINED, DEFAULT_EXTENSIONS, OK, Extension, Limits
 from qpsmtpd.resolver import NameServer, Resolver, SystemResolver, parse_name_server
 from qpsmtpd.session.connection import Connection
 from qpsmtpd.session.transaction import Transaction
+from qpsmtpd.store import Backend, Store, open_backend, place_in
 
 if TYPE_CHECKING:
     from qpsmtpd.plugin import Plugin
@@ -48,6 +49,11 @@ class Running(Protocol):
     @property
     def transaction(self) -> Transaction:
         """The mail transaction of the moment."""
+        ...
+
+    @property
+    def path_argument(self) -> str:
+        """What stood behind the word of the last MAIL or RCPT, as sent."""
         ...
 
     hook_name: str
@@ -164,6 +170,7 @@ class Site:
         self._date = (0, "")
         self._spool_dir: Path | None = None
         self._resolver = resolver
+        self._backends: dict[str, Backend] = {}
         self._resolves_by: tuple[Sequence[NameServer], float] | None = None
 
     @property
@@ -329,6 +336,24 @@ class Site:
             self._resolver = SystemResolver(*wanted)
             self._resolves_by = wanted
         return self._resolver
+
+    def store(self, section: str, directory: str = "") -> Store:
+        """What outlives a connection: the entries of a plugin, whose name is `section`.
+
+        They are where the setting `store` says, or in a file in `directory`. A plugin asks in `register`,
+        so that what is wrong shows at the start. Raises ConfigError.
+        """
+        base = (self.settings.directory or Path()).absolute()
+        if directory:
+            place = place_in(Path(directory).expanduser())
+        else:
+            place = self.value("store") or place_in(Path("/var/lib/qpsmtpd"), base.parent / "var" / "db", base)
+        if place not in self._backends:
+            try:
+                self._backends[place] = open_backend(place, base, self.wall, self.clock)
+            except ConfigError as error:
+                raise ConfigError(f"{self.settings.where('store')}: {error}") from error
+        return Store(self._backends[place], section)
 
     def spool_dir(self) -> Path:
         """The directory for spool and work files: `spool_dir`, or one of our own; mode 0700.

@@ -346,6 +346,23 @@ def hello_parser(vector, step):
     return step.real.codes == [501] and any(entry[1] == "@parse" for entry in step.real.trace)
 
 
+def early_talk(vector, step):
+    """Content behind DATA, before the go-ahead, is refused; nothing of it is executed."""
+    return (
+        re.match(r"(?i)DATA\r\n.", step.sent) is not None
+        and (step.real.codes, step.real.closed) in (([554], True), ([421], True))
+        and any(call.plugin == "earlytalker" for call in step.calls if answer(call) in REFUSALS)
+    )
+
+
+def content_is_logged(vector, step):
+    """Where config/content_log_enabled says so, `content_log` is asked, and declines; nothing else differs."""
+    entry = ["watch", "ok", ["content_log", "DECLINED", ""]]
+    enabled = vector["config"].get("content_log_enabled", ["0"])[0].lower() in ("1", "yes", "true")
+    rest = [each for each in step.real.trace if each != entry]
+    return enabled and same(step.recorded.trace, rest) and not step.replies_differ and not step.closing_differs
+
+
 # AUTH and TLS
 
 
@@ -702,6 +719,8 @@ DECISIONS = (
     Decision("flat-file-users", users_are_no_patterns, texts=("the user name is used as a pattern",)),
     Decision("not-implemented", known_command, goes_on=True),
     Decision("parameters", parameter_not_offered),
+    Decision("content-log", content_is_logged, goes_on=True),
+    Decision("early-talk", early_talk, texts=("text sent together with DATA",)),
     Decision("results-in-notes", results_kept, texts=("hook results are meant to be kept",), goes_on=True),
 )
 
@@ -722,6 +741,8 @@ TESTED_ELSEWHERE = {
     "fromhost-doubt": "tests/plugins/test_resolvable_fromhost.py::test_while_nobody_can_say_it_is_refused_for_now",
     "fromhost-addresses": "tests/plugins/test_resolvable_fromhost.py::test_bad_senders_are_refused",
     "uribl-names": "tests/plugins/test_uribl.py::test_hosts_are_found_however_they_are_written",
+    "forward-answers": "tests/plugins/test_queue_smtp_forward.py::test_a_refusal_is_passed_on_with_its_text",
+    "stunnel": "tests/plugins/test_stunnel.py::test_the_client_is_the_one_of_stunnel_s_header",
     "adaptive-verdict": "tests/plugins/test_logging_adaptive.py::test_a_refused_recipient_does_not_hide_that_the_message_was_accepted",
 }
 """Rows that no recorded fact is about, and the test of each."""

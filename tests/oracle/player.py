@@ -250,8 +250,8 @@ def slices(trace, marks):
 def play(vector, directory, at=0):
     """Play a vector; give its steps, as far as the connection went. Raises NotPlayable.
 
-    The clock stands at `at` seconds. Where the trace has no marks it is judged as a whole, in
-    one more step behind the others.
+    The clock stands at `at` seconds. A trace without marks is judged as a whole, in one more
+    step behind the others.
     """
     trace, wire = [], Wire()
     kit = kit_for(vector, directory, trace, wire)
@@ -265,9 +265,8 @@ def play(vector, directory, at=0):
     recorded = slices(vector["trace"], marks) if marks else [[]] * len(turns)
     kit.clock.advance(at)
     client = kit.connect(peer["ip"], peer["host"], user=peer.get("info"), early=early)
-    if early:  # greeting and first step are one
+    if early:  # greeting and first step are one, and have one mark
         turns[:2] = [[turns[1][0], turns[0][1] + turns[1][1]]]
-        recorded[:2] = [recorded[0] + recorded[1]]
     done = []
     seen, called = 0, 0
     said = client.replies
@@ -286,7 +285,7 @@ def play(vector, directory, at=0):
         sent = "" if action is None else str(action.get("send", ""))
         done.append(Step(sent, old, new, kit.trace[called:], kit.trace[:called], names))
         seen, called = len(trace), len(kit.trace)
-    if not marks:
+    if not marks and vector["trace"]:  # what a plugin does at random has no trace
         old, new = (
             Moment([], False, [unfolded(entry) for entry in vector["trace"]]),
             Moment([], False, [entry for entry in trace if is_recorded(vector, entry)]),

@@ -60,6 +60,18 @@ def _submission(files, _dovecot):
     yield from _started(servers.postfix, files, _dovecot.sasl)
 
 
+@pytest.fixture(scope="session")
+def redis():
+    """Redis: `url`, and `path` of its Unix socket; what is in it belongs to all tests."""
+    yield from _started(servers.redis)
+
+
+@pytest.fixture
+def own_redis():
+    """A Redis for one test, which may kill its `process`, as a context manager."""
+    return _skipping(servers.redis)
+
+
 @pytest.fixture
 def postfix(_postfix):
     """Postfix: `address`, `inbox(user)`, `forget()`, `also["bare"]` without PIPELINING and CHUNKING."""

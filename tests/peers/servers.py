@@ -244,14 +244,18 @@ QUEUES = (
 def postfix(files, sasl=None):
     """Postfix by SMTP, with STARTTLS.
 
-    It listens again as `bare`, without PIPELINING and CHUNKING. If `sasl` is Dovecot's socket for that, it takes mail
+    It listens again as `bare`, without PIPELINING and CHUNKING, and as `trusting`, which takes XCLIENT. If `sasl` is Dovecot's socket for that, it takes mail
     of USERS with the password PASSWORD only, and listens again for each of MECHANISMS, by that name.
     """
     postconf = program("postconf")
     need_root("postfix")
     owner = pwd.getpwnam("nobody")
     daemons = subprocess.run([postconf, "-dh", "daemon_directory"], capture_output=True, text=True, check=True).stdout
-    settings = {"": "", "bare": "-o smtpd_discard_ehlo_keywords=pipelining,chunking"}
+    settings = {
+        "": "",
+        "bare": "-o smtpd_discard_ehlo_keywords=pipelining,chunking",
+        "trusting": "-o smtpd_authorized_xclient_hosts=127.0.0.1",
+    }
     if sasl:
         settings |= {name: f"-o smtpd_sasl_mechanism_filter={name.lower()}" for name in MECHANISMS}
     with directory() as base, contextlib.ExitStack() as stack:
@@ -505,3 +509,37 @@ def smtp_source(address, *options):
     command = [program("smtp-source"), *options, f"{host}:{port}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=2 * SECONDS)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+REDIS = """\
+bind 127.0.0.1
+port {port}
+unixsocket {base}/socket
+dir {base}
+save ""
+appendonly no
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """A running Redis."""
+
+    port: int
+    path: Path
+    process: subprocess.Popen
+
+    @property
+    def url(self):
+        return f"redis://127.0.0.1:{self.port}/0"
+
+
+@contextlib.contextmanager
+def redis():
+    """Redis, on a port and on a Unix socket, without files."""
+    command = program("redis-server")
+    with directory() as base, free_port() as port:
+        config, log = base / "redis.conf", base / "log"
+        config.write_text(REDIS.format(base=base, port=port))
+        with running([command, config], log, lambda: answers(("127.0.0.1", port), greeting=b"")) as process:
+            yield Keys(port, base / "socket", process)

@@ -26,7 +26,7 @@ class Base(Plugin):
 @pytest.fixture
 def directory(tmp_path):
     """The config directory that `kit` reads."""
-    (tmp_path / "config").mkdir()
+    (tmp_path / "config").mkdir(exist_ok=True)
     return tmp_path / "config"
 
 

@@ -20,7 +20,9 @@ def test_the_last_one_closes_the_connection_and_good_commands_do_not_count(kit, 
 def test_each_connection_has_a_count_of_its_own(kit):
     stage = kit("count_unrecognized_commands 2")
     for _ in range(3):
-        assert stage.connect().send(b"FROB\r\n").startswith(b"500")
+        client = stage.connect()
+        assert client.send(b"FROB\r\n").startswith(b"500")
+        assert client.connection.notes["unrec_cmd_count"] == 1
 
 
 @pytest.mark.parametrize("word", ["0", "-1", "many", "²", "٣"])

@@ -74,9 +74,10 @@ def test_norelayclients_come_first(kit, monkeypatch, ip):
     assert relays(stage, ip) is False
 
 
-def test_the_environment_may_make_a_relay_client(kit, monkeypatch):
+@pytest.mark.parametrize("value", ["1", ""])
+def test_the_environment_may_make_a_relay_client(kit, monkeypatch, value):
     stage = kit("relay", config=CLIENTS)
-    monkeypatch.setenv("RELAYCLIENT", "1")
+    monkeypatch.setenv("RELAYCLIENT", value)
     assert relays(stage, "192.0.2.99") is True
 
 

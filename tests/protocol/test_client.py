@@ -30,6 +30,7 @@ from qpsmtpd.protocol import (
     ScramVerifier,
     Security,
     StartTls,
+    XClient,
     hooks,
     parse_path,
 )
@@ -699,6 +700,185 @@ def test_lmtp_content_for_nobody_has_no_known_number_of_verdicts():
     assert summary(events) == [(421, Stage.DATA), [(550, Stage.RCPT)] * 3]
 
 
+# To all or to none
+
+
+def divided(*recipients):
+    return Message(SENDER, recipients, BODY, all_or_none=True)
+
+
+def test_content_for_all_or_none_is_not_sent_if_one_is_refused():
+    events = play(
+        f"""{PIPELINING}
+        C: MAIL FROM:<sender@example.org>
+        C: RCPT TO:<one@example.net>
+        C: RCPT TO:<two@example.net>
+        C: RCPT TO:<three@example.net>
+        S: 250 OK
+        S: 250 OK
+        S: 550 No
+        S: 250 OK
+        C: RSET
+        C: MAIL FROM:<sender@example.org>
+        C: RCPT TO:<one@example.net>
+        C: DATA
+        S: 250 Reset
+        S: 250 OK
+        S: 250 OK
+        S: 354 Go on
+        {SENT}
+        S: 250 Taken
+        {BYE}""",
+        lambda: client(divided(ONE, TWO, THREE), divided(ONE)),
+    )
+    assert summary(events) == [
+        [(450, Stage.RCPT), (550, Stage.RCPT), (450, Stage.RCPT)],
+        [(250, Stage.END)],
+    ]
+    assert [result.local for result in results(events)] == [True, False, True, False]
+    assert not any(result.permanent for result in results(events) if result.local)
+
+
+def test_content_for_all_or_none_is_sent_if_all_are_taken():
+    events = play(
+        f"""{PIPELINING}
+        C: MAIL FROM:<sender@example.org>
+        C: RCPT TO:<one@example.net>
+        C: RCPT TO:<two@example.net>
+        S: 250 OK
+        S: 250 OK
+        S: 250 OK
+        C: DATA
+        S: 354 Go on
+        {SENT}
+        S: 250 Taken
+        {BYE}""",
+        lambda: client(divided(ONE, TWO)),
+    )
+    assert summary(events) == [[(250, Stage.END), (250, Stage.END)]]
+
+
+def test_content_for_all_or_none_is_not_sent_in_chunks_either():
+    events = play(
+        f"""{HELLO}
+        S: 250-mx.example
+        S: 250 CHUNKING
+        C: MAIL FROM:<sender@example.org>
+        S: 250 OK
+        C: RCPT TO:<one@example.net>
+        S: 250 OK
+        C: RCPT TO:<two@example.net>
+        S: 450 Not now
+        {BYE}""",
+        lambda: client(divided(ONE, TWO, THREE)),
+    )
+    assert summary(events) == [[(450, Stage.RCPT)] * 3]
+    assert [result.local for result in results(events)] == [True, False, True]
+
+
+def test_a_recipient_that_cannot_be_sent_stops_what_is_for_all_or_none():
+    events = play(f"{PIPELINING}{BYE}", lambda: client(divided(ONE, Mailbox("\u00e4", "example.net"))))
+    assert summary(events) == [[(450, Stage.RCPT), (553, Stage.RCPT)]]
+
+
+# For another client
+
+OFFERS_XCLIENT = """
+    S: 250-mx.example
+    S: 250 XCLIENT NAME ADDR LOGIN
+"""
+SENT_BY_ONE_COMMAND_AT_A_TIME = f"""
+    C: MAIL FROM:<sender@example.org>
+    S: 250 OK
+    C: RCPT TO:<one@example.net>
+    S: 250 OK
+    C: DATA
+    S: 354 Go on
+    {SENT}
+    S: 250 Taken
+"""
+A = XClient("a.example", "192.0.2.1", 25, "ESMTP", "a", "")
+B = XClient("", "192.0.2.2", 25, "ESMTP", "b", "user")
+
+
+def sent_for(*clients):
+    return client(*(Message(SENDER, [ONE], BODY, client=each) for each in clients))
+
+
+def test_a_server_is_told_whom_mail_is_sent_for_and_when_that_changes():
+    events = play(
+        f"""{HELLO}{OFFERS_XCLIENT}
+        C: XCLIENT NAME=a.example ADDR=192.0.2.1 LOGIN=[UNAVAILABLE]
+        S: 220 mx.example
+        C: EHLO host.example
+        {OFFERS_XCLIENT}
+        {SENT_BY_ONE_COMMAND_AT_A_TIME * 2}
+        C: XCLIENT NAME=[UNAVAILABLE] ADDR=192.0.2.2 LOGIN=user
+        S: 220 mx.example
+        C: EHLO host.example
+        {OFFERS_XCLIENT}
+        {SENT_BY_ONE_COMMAND_AT_A_TIME}
+        {BYE}""",
+        lambda: sent_for(A, A, B),
+    )
+    assert summary(events) == [[(250, Stage.END)]] * 3
+
+
+@pytest.mark.parametrize("offer", ["S: 250 mx.example", "S: 250-mx.example\nS: 250 XCLIENT"])
+def test_who_does_not_want_to_know_is_not_told_whom_mail_is_sent_for(offer):
+    events = play(f"{HELLO}{offer}{SENT_BY_ONE_COMMAND_AT_A_TIME * 2}{BYE}", lambda: sent_for(A, B))
+    assert summary(events) == [[(250, Stage.END)]] * 2
+
+
+@pytest.mark.parametrize(
+    ("other", "offer"), [(B, "S: 250 mx.example"), (None, "S: 250 mx.example"), (None, OFFERS_XCLIENT)]
+)
+def test_mail_never_goes_as_that_of_another_client(other, offer):
+    events = play(
+        f"""{HELLO}{OFFERS_XCLIENT}
+        C: XCLIENT NAME=a.example ADDR=192.0.2.1 LOGIN=[UNAVAILABLE]
+        S: 220 mx.example
+        C: EHLO host.example
+        {offer}
+        {SENT_BY_ONE_COMMAND_AT_A_TIME}
+        {BYE}""",
+        lambda: sent_for(A, other),
+    )
+    assert summary(events) == [[(250, Stage.END)], (421, Stage.XCLIENT), [(421, Stage.XCLIENT)]]
+
+
+def test_a_refused_xclient_is_a_temporary_problem_of_the_session():
+    events = play(
+        f"""{HELLO}{OFFERS_XCLIENT}
+        C: XCLIENT NAME=a.example ADDR=192.0.2.1 LOGIN=[UNAVAILABLE]
+        S: 550 You are not trusted
+        {BYE}""",
+        lambda: sent_for(A),
+    )
+    assert summary(events) == [(550, Stage.XCLIENT), [(550, Stage.XCLIENT)]]
+    assert results(events)[0].temporary
+
+
+def test_a_transaction_that_was_given_up_is_reset_before_xclient():
+    events = play(
+        f"""{HELLO}{OFFERS_XCLIENT}
+        C: MAIL FROM:<sender@example.org>
+        S: 250 OK
+        C: RCPT TO:<one@example.net>
+        S: 550 No
+        C: RSET
+        S: 250 OK
+        C: XCLIENT NAME=a.example ADDR=192.0.2.1 LOGIN=[UNAVAILABLE]
+        S: 220 mx.example
+        C: EHLO host.example
+        {OFFERS_XCLIENT}
+        {SENT_BY_ONE_COMMAND_AT_A_TIME}
+        {BYE}""",
+        lambda: sent_for(None, A),
+    )
+    assert summary(events) == [[(550, Stage.RCPT)], [(250, Stage.END)]]
+
+
 # STARTTLS
 
 OFFERED = f"""{HELLO}
@@ -969,6 +1149,17 @@ def test_only_the_recipient_that_cannot_be_sent_fails():
         lambda: client(message(Mailbox("\u00fc", "a.example"), TWO, NULL_PATH)),
     )
     assert summary(events) == [[(553, Stage.RCPT), (250, Stage.END), (553, Stage.RCPT)]]
+
+
+def test_a_raw_header_goes_without_smtputf8():
+    content = "Subject: \u00fc\r\n\r\n".encode()
+    for offered in ((), ("SMTPUTF8",)):
+        assert mail_line(Message(SENDER, [ONE], content, raw_header=True), *offered)[0] == SENDER.path
+    for other in (
+        Message(SENDER, [foreign := Mailbox("\u00fc", "a.example")], content, raw_header=True),
+        Message(foreign, [ONE], content, raw_header=True),
+    ):
+        assert mail_line(other)[1].enhanced == "5.6.7"
 
 
 @pytest.mark.parametrize(

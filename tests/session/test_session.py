@@ -338,6 +338,30 @@ def test_bytes_that_end_a_pause_are_not_lost(site):
     assert codes(Talker(site(Early)).replies.splitlines()) == ["220", "250", "221"]
 
 
+def test_bytes_that_wait_behind_a_command_end_a_pause_at_once(site):
+    class Early(Plugin):
+        def hook_noop(self, transaction):
+            early = yield Pause(5, until_input=True)
+            return (DENY, repr(early)) if early else DECLINED
+
+    client = Client(site(Early))
+    assert client.send(b"NOOP\r\nNOOP\r\n") == b"500 5.7.1 b'NOOP\\r\\n'\r\n250 2.0.0 OK\r\n"
+    assert client.pauses == [Pause(5, until_input=True)]
+
+
+def test_a_plugin_can_tell_chunks_from_content_that_waits_for_the_go_ahead(site):
+    seen = []
+
+    class Look(Plugin):
+        def hook_data(self, transaction):
+            seen.append(transaction.chunked)
+
+    client = Client(site(Look))
+    for last in (b"BDAT 0 LAST\r\n", b"DATA\r\n.\r\n"):
+        client.send(b"".join(ENVELOPE[:3]) + last)
+    assert seen == [True, False]
+
+
 def test_an_exception_of_the_transport_reaches_the_hook_that_waits(site):
     caught = []
 
@@ -637,3 +661,18 @@ def test_no_text_for_the_received_field_ends_the_header_or_the_session(site, tex
     assert body == b"body\r\n"
     names = [line.partition(b":")[0] for line in header.split(b"\r\n") if line[:1] not in (b" ", b"\t")]
     assert names == [b"Authentication-Results", b"Received", b"Subject"]
+
+
+def test_a_hook_can_see_the_argument_of_mail_and_rcpt_as_it_was_sent():
+    class Sees(Plugin):
+        def hook_mail(self, transaction, sender, parameters):
+            transaction.notes["said"] = self.qp.session.path_argument
+
+        def hook_rcpt(self, transaction, recipient, parameters):
+            return DENY, f"{transaction.notes['said']}, {self.qp.session.path_argument}"
+
+    client = Client(make_site(Sees))
+    client.say("EHLO c.example")
+    assert client.session.path_argument == ""
+    client.say("MAIL FROM: <a@b.example> BODY=8BITMIME")
+    assert client.say("RCPT to:<c@d.example>").text == "FROM: <a@b.example> BODY=8BITMIME, to:<c@d.example>"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from qpsmtpd import DECLINED, OK, Pause, Plugin, blocking
+from qpsmtpd import DECLINED, DENY, OK, Pause, Plugin, blocking
 from qpsmtpd.loader import add
 from qpsmtpd.site import Site
 from qpsmtpd.testing import make_site
@@ -109,6 +109,22 @@ def test_a_hook_that_raises_is_451_and_the_session_goes_on(driver, running, wire
     assert made.plugins[-1].queued == []
     assert any("RuntimeError: a fault" in line for line in log)
     assert any("Traceback (most recent call last):" in line for line in log)
+
+
+class Patient(Plugin):
+    def hook_noop(self, transaction):
+        early = yield Pause(60, until_input=True)
+        return (DENY, early.decode().strip()) if early else DECLINED
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_what_comes_early_ends_a_pause_whether_it_has_come_already_or_not(driver, running, wire, site, together):
+    with running(driver, site(Patient)) as address, wire(address) as client:
+        client.reply()
+        for piece in (b"NOOP\r\nQUIT\r\n",) if together else (b"NOOP\r\n", b"QUIT\r\n"):
+            client.send(piece)
+        assert client.reply() == b"500 5.7.1 QUIT\r\n"
+        assert client.reply()[:3] == b"221"
 
 
 class Lingers(Plugin):

@@ -1,11 +1,12 @@
 """Arguments of plugins that are more than a word."""
 
 import itertools
+import ssl
 from collections.abc import Mapping
 
 from qpsmtpd import Plugin
 
-__all__ = ["count", "flag", "number", "seconds", "with_defaults"]
+__all__ = ["count", "flag", "number", "seconds", "trust", "with_defaults"]
 
 _FLAGS = {"1": True, "yes": True, "on": True, "true": True, "0": False, "no": False, "off": False, "false": False}
 
@@ -42,6 +43,15 @@ def seconds(options: Mapping[str, str], name: str, default: float) -> float:
     if not 0 < time < float("inf"):
         raise ValueError(f"{name} {options[name]!r} is no number of seconds above 0")
     return time
+
+
+def trust(options: Mapping[str, str]) -> ssl.SSLContext:
+    """TLS with servers whose certificates the authority `ca` has signed, or one of the system's. Raises ValueError."""
+    ca = options.get("ca")
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except OSError as error:
+        raise ValueError(f"ca {ca}: {error.strerror or error}") from error
 
 
 def with_defaults(plugin: Plugin, options: Mapping[str, str], **defaults: str) -> Mapping[str, str]:

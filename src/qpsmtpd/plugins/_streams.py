@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
+from qpsmtpd.protocol import Security
+
 __all__ = ["Place", "Stream"]
 
 _PLACE = re.compile(r"(?:\[(?P<six>[^\]]+)\]|(?P<host>[^:\[\]/]+))(?::(?P<port>[0-9]{1,5}))?")
@@ -114,10 +116,12 @@ class Stream:
             pass
         return False
 
-    def start_tls(self, context: ssl.SSLContext, name: str) -> None:
-        """Encrypt what follows. Raises OSError, which a bad certificate is too."""
+    def start_tls(self, context: ssl.SSLContext, name: str) -> Security:
+        """Encrypt what follows; say how. Raises OSError, which a bad certificate is too."""
         self._socket.settimeout(self._left())
-        self._socket = context.wrap_socket(self._socket, server_hostname=name)
+        self._socket = channel = context.wrap_socket(self._socket, server_hostname=name)
+        cipher = channel.cipher()
+        return Security(channel.version() or "TLS", cipher[0] if cipher else "unknown", name)
 
     def send(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of it. Raises OSError."""

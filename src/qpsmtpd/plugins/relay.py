@@ -2,7 +2,7 @@
 
 The first that matches decides:
 - `config/norelayclients`: may not,
-- the environment variable RELAYCLIENT, if it is set (as tcpserver does): may,
+- the environment variable RELAYCLIENT, if it is set, be it empty (as tcpserver does): may,
 - `config/relayclients`, `config/morerelayclients`: may,
 - `config/morerelayclients.cdb`, a constant database as qmail has them, for many thousands
   of clients: may.
@@ -68,7 +68,7 @@ class Relay(Plugin):
         if is_listed(address, self._forbidden()):
             self.connection.relay_client = False
             self.log(LOGINFO, "skip, in norelayclients")
-        elif os.environ.get("RELAYCLIENT"):
+        elif "RELAYCLIENT" in os.environ:  # often empty, as tcprules has it
             self.connection.relay_client = True
             self.log(LOGINFO, "pass, RELAYCLIENT is set")
         elif any(is_listed(address, networks()) for networks in self._allowed) or self._is_in_database(address):

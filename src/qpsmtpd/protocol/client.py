@@ -57,6 +57,7 @@ from qpsmtpd.protocol.replies import Reply, ReplyReader
 from qpsmtpd.protocol.sasl import CLIENT_MECHANISMS, Login, SaslError, choose
 from qpsmtpd.protocol.security import NO_BINDINGS, Security
 from qpsmtpd.protocol.stuffing import BareLineEnd, chain, cut, stuffed, whole_lines, with_last
+from qpsmtpd.protocol.xclient import XClient, format_xclient
 
 __all__ = ["Client", "ClientEvent"]
 
@@ -86,10 +87,12 @@ _NEEDS_BINARYMIME = Reply(554, "5.6.3", "Binary content needs BINARYMIME, which 
 _NEEDS_DELIVERBY = Reply(554, "5.3.3", "Delivery by a deadline needs DELIVERBY, which is not offered")
 _TOO_LARGE = Reply(552, "5.3.4", "Message larger than the server takes")
 _BARE_LINE_END = Reply(554, "5.6.0", "Message content holds a CR or LF that is not part of a CRLF")
+_CALLED_OFF = Reply(450, "4.3.0", "Not sent, since another recipient is refused")
+_OTHER_CLIENT = Reply(421, "4.3.0", "The server takes this side for another client, and is not to be told otherwise")
 
 _SERVICE_ENDS = 421
 _REFUSALS = 400  # and above
-_BEFORE_MAIL = frozenset({Stage.GREETING, Stage.HELLO, Stage.STARTTLS, Stage.AUTH})
+_BEFORE_MAIL = frozenset({Stage.GREETING, Stage.HELLO, Stage.STARTTLS, Stage.AUTH, Stage.XCLIENT})
 _SCRAM_CHALLENGES = 2  # the second proves that the server knows the password
 _COMMAND_LINE = 512  # RFC 4954 section 4: a longer initial response waits for a challenge
 
@@ -120,6 +123,8 @@ class _Command:
     stage: Stage
     line: bytes
     recipient: int | None = None
+    alone: bool = False
+    """Whether it has to wait for the replies to those before it."""
 
 
 @dataclass(slots=True)
@@ -147,6 +152,11 @@ class _Transaction:
             if self.results[number] is None:
                 mailbox = Recipient.of(self.message.recipients[number]).mailbox
                 self.results[number] = Result(mailbox, reply, at, local)
+
+    def call_off(self) -> None:
+        """If it goes to all or to none, and somebody is refused, send it to nobody."""
+        if self.message.all_or_none and any(self.results):
+            self.settle(_CALLED_OFF, Stage.RCPT, local=True)
 
     def report(self) -> Report:
         return Report(self.message, tuple(result for result in self.results if result is not None))
@@ -217,6 +227,7 @@ class Client:
         self.extensions: Mapping[str, str] = {}
         """What the server offers: upper-case EHLO keywords with their arguments."""
 
+        self._speaking_for: XClient | None = None
         self._transaction: _Transaction | None = None
         self._unfinished = False  # a transaction has begun and was not ended by its content
         self._conversation = self._converse()
@@ -335,6 +346,7 @@ class Client:
                 yield Ready()
                 self._listen()
                 continue
+            yield from self._speak_for(self._queue[0].client)
             transaction = self._transaction = self._prepare(self._queue[0])
             if transaction.open:
                 yield from self._transact(transaction)
@@ -436,6 +448,26 @@ class Client:
             raise _Broken(_NOT_GENUINE, local=True, polite=True)
         self.authenticated = True
 
+    def _speak_for(self, client: XClient | None) -> _Script:
+        """Say whom the next message is sent for, if the server does not know; nobody's mail goes as another's."""
+        if client == self._speaking_for:
+            return
+        taken = self.extensions.get(Extension.XCLIENT.value, "").split()
+        arguments = format_xclient(client, taken) if client is not None else ""
+        if not arguments:
+            if self._speaking_for is not None:
+                self.at = Stage.XCLIENT
+                raise _Broken(_OTHER_CLIENT, local=True, polite=True)
+            return
+        if self._unfinished:
+            self._command(b"RSET")
+            _demand((yield from self._reply(Stage.RSET)))
+            self._unfinished = False
+        self._command(f"XCLIENT {arguments}".encode("ascii"))
+        _demand((yield from self._reply(Stage.XCLIENT)))
+        self._speaking_for = client
+        yield from self._hello()
+
     # Mail transactions
 
     def _prepare(self, message: Message) -> _Transaction:
@@ -450,6 +482,7 @@ class Client:
                 transaction.utf8 = True
                 if not utf8:
                     transaction.settle(_NEEDS_SMTPUTF8, Stage.RCPT, local=True, only=number)
+        transaction.call_off()
         if transaction.open:
             problem = self._unfit(message) or self._look_inside(transaction)
             if problem is not None:
@@ -490,7 +523,7 @@ class Client:
             return _BARE_LINE_END
         transaction.content = chain(ahead, pieces)
         header = b"".join([b"\r\n", *ahead]).partition(b"\r\n\r\n")[0]
-        if header.isascii() and message.sender.is_ascii:
+        if (message.raw_header or header.isascii()) and message.sender.is_ascii:
             return None
         transaction.utf8 = True
         return None if self._offers(Extension.SMTPUTF8) else _NEEDS_SMTPUTF8
@@ -528,6 +561,7 @@ class Client:
                     if command.stage is Stage.RSET:  # whose transaction would it be?
                         raise _Broken(reply)
                     transaction.settle(reply, command.stage, only=command.recipient)
+            transaction.call_off()
         return answer
 
     def _commands(self, transaction: _Transaction) -> Iterator[_Command]:
@@ -542,7 +576,8 @@ class Client:
             words = [f"RCPT TO:{recipient.mailbox.path}", *self._offered(recipient.parameters)]
             yield _Command(Stage.RCPT, " ".join(words).encode(), number)
         if not self._offers(Extension.CHUNKING):
-            yield _Command(Stage.DATA, b"DATA")
+            alone = message.all_or_none and len(message.recipients) > 1  # the server may take a part of them
+            yield _Command(Stage.DATA, b"DATA", alone=alone)
 
     def _mail_parameters(self, transaction: _Transaction) -> Iterator[str]:
         message, parameters = transaction.message, transaction.message.parameters
@@ -617,6 +652,8 @@ class Client:
         except BareLineEnd:
             refusal, local = _BARE_LINE_END, True
         while asked:
+            if refusal is not None:  # and the server may go before it answers the rest
+                transaction.settle(refusal, Stage.CONTENT, local=local)
             reply = yield from self._reply(Stage.CONTENT)
             asked, refusal = asked - 1, refusal or _refusal(reply)
         if refusal is None:
@@ -733,7 +770,8 @@ def _groups(commands: Iterable[_Command], limits: ClientLimits) -> Iterator[list
     group: list[_Command] = []
     size = 0
     for command in commands:
-        if group and (len(group) >= limits.group or size + len(command.line) > limits.group_size):
+        full = len(group) >= limits.group or size + len(command.line) > limits.group_size
+        if group and (full or command.alone):
             yield group
             group, size = [], 0
         group.append(command)

@@ -212,6 +212,11 @@ class Conversation:
         return data
 
     @property
+    def unread(self) -> bytes:
+        """What the peer has sent, and the conversation has not come to yet."""
+        return bytes(self._input)
+
+    @property
     def peer_has_finished(self) -> bool:
         """Whether the peer has said QUIT or closed its side: it sends nothing more."""
         return self._eof or self._quitting

@@ -83,6 +83,9 @@ class Host:
     def recipient_accepted(self, recipient: Mailbox, parameters: Parameters) -> None:
         """The mail transaction has one more recipient."""
 
+    def chunks_follow(self) -> None:
+        """The content of the message begins to come, by BDAT."""
+
     def header_ended(self) -> None:
         """The header section has come whole."""
 

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from qpsmtpd.protocol.addresses import Mailbox
 from qpsmtpd.protocol.commands import NO_PARAMETERS, Parameters
 from qpsmtpd.protocol.replies import Reply
+from qpsmtpd.protocol.xclient import XClient
 
 __all__ = [
     "TIMEOUTS",
@@ -48,6 +49,7 @@ class Stage(enum.Enum):
     HELLO = "the reply to EHLO, HELO or LHLO"
     STARTTLS = "the reply to STARTTLS, then the handshake"
     AUTH = "the end of the AUTH exchange"
+    XCLIENT = "the reply to XCLIENT"
     IDLE = "the next message"
     RSET = "the reply to RSET"
     MAIL = "the reply to MAIL"
@@ -137,6 +139,19 @@ class Message:
     size: int | None = None
     """Octets of the content, if known; of a `bytes` object it is."""
 
+    client: XClient | None = None
+    """Whom this side speaks for: told by XCLIENT where that is offered."""
+
+    all_or_none: bool = False
+    """Whether no content is sent if any recipient has been refused: the others are then not sent to either.
+
+    For whoever has one reply to give for all of them. In LMTP a recipient may still be refused
+    behind the content.
+    """
+
+    raw_header: bool = False
+    """Whether a header that is not ASCII may go without SMTPUTF8, as in mail older than RFC 6532."""
+
     def __post_init__(self) -> None:
         if not self.recipients:
             raise ValueError("a message without recipients")
@@ -147,7 +162,7 @@ class Message:
                     raise ValueError(f"not a parameter: {keyword}={value}")
 
 
-_NOT_OF_THE_MESSAGE = frozenset({Stage.STARTTLS, Stage.AUTH, Stage.IDLE, Stage.RSET})
+_NOT_OF_THE_MESSAGE = frozenset({Stage.STARTTLS, Stage.AUTH, Stage.XCLIENT, Stage.IDLE, Stage.RSET})
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +185,10 @@ class Result:
     def permanent(self) -> bool:
         """Whether trying again is of no use.
 
-        Refusals of STARTTLS and AUTH are not permanent, since they say nothing of the message
-        and are mended by an administrator; nor are those of commands for earlier messages. Nor is 552 to RCPT, by which old servers say that
-        there are too many recipients (RFC 5321 section 4.5.3.1.10), unless its status code tells.
+        Refusals of STARTTLS, AUTH and XCLIENT are not permanent, since they say nothing of the
+        message and are mended by an administrator; nor are those of commands for earlier
+        messages. Nor is 552 to RCPT, by which old servers say that there are too many
+        recipients (RFC 5321 section 4.5.3.1.10), unless its status code tells.
         """
         if self.at is Stage.RCPT and self.reply.code == _OLD_TOO_MANY_RECIPIENTS:
             return self.reply.enhanced not in (None, "5.5.3")

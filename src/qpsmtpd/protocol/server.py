@@ -208,7 +208,11 @@ class Server(Authenticating):
         "_lmtp",
         "_offer",
         "_recipients",
+        "path_argument",
     )
+
+    path_argument: str
+    """What stood behind the word of the last MAIL or RCPT, as sent; empty before the first."""
 
     def __init__(
         self,
@@ -258,6 +262,7 @@ class Server(Authenticating):
         self._recipients = 0
         self._binary = False
         self._incoming: _Incoming | None = None
+        self.path_argument = ""
         greeting = greeting or f"{hostname} {'LMTP' if lmtp else 'ESMTP'} qpsmtpd"
         super().__init__(
             hooks, hostname, greeting, limits, enhanced=Extension.ENHANCEDSTATUSCODES in self._extensions, host=host
@@ -403,6 +408,7 @@ class Server(Authenticating):
     # Mail transactions
 
     def _mail(self, argument: str) -> Script:
+        self.path_argument = argument
         yield from self._forget_transaction()
         if (out_of_order := ORDER[_MAIL][self._state]) is not None:
             self._refuse(out_of_order)
@@ -435,6 +441,7 @@ class Server(Authenticating):
             yield from self._end(verdict)
 
     def _rcpt(self, argument: str) -> Script:
+        self.path_argument = argument
         if "rcpt_parse" in self._wanted:
             parsed = yield from self._parsed(hooks.RcptParse, "TO:", argument)
         else:
@@ -553,6 +560,7 @@ class Server(Authenticating):
             return
         message = self._incoming
         if message is None:
+            self._host.chunks_follow()
             result = (yield from self._host.ask(hooks.Data())) if "data" in self._wanted else NOTHING
             if not VERDICTS["data"][result[0]].proceed:
                 yield from self._skip(size)

@@ -5,6 +5,7 @@ Total functions: any arguments in, a value or a `SyntaxProblem` out.
 
 import ipaddress
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from qpsmtpd.protocol.commands import parse_words
@@ -82,11 +83,15 @@ def parse_xclient(argument: str) -> XClient | SyntaxProblem:
     )
 
 
-def format_xclient(client: XClient) -> str:
-    """The arguments of XCLIENT that say this, for a client that speaks for another."""
+def format_xclient(client: XClient, offered: Iterable[str] = ATTRIBUTES) -> str:
+    """The arguments of XCLIENT that say this, for a client that speaks for another.
+
+    `offered` are the attributes that the server takes, as it announces them.
+    """
     words: list[str] = []
+    taken = {attribute.upper() for attribute in offered}
     for attribute, field in _FIELDS.items():
-        value: object = getattr(client, field)
+        value: object = getattr(client, field) if attribute in taken else None
         if value in ("", 0):
             words.append(f"{attribute}=[UNAVAILABLE]")
         elif value is not None:

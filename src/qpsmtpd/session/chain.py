@@ -72,6 +72,11 @@ class Chains:
         self._early = b""  # what came while a hook was pausing
         self._parser: tuple[Entry, Callable[..., object]] | None = None  # what the last parse hook has given
 
+    @property
+    def path_argument(self) -> str:
+        """What stood behind the word of the last MAIL or RCPT, as sent; empty before the first."""
+        return ""
+
     def _ask(self, hook: Hook) -> Asking:
         """Run the chain of a hook: the first answer that is not DECLINED ends it.
 
@@ -185,8 +190,8 @@ class Chains:
                 effect = step(outcome)
             except StopIteration as stop:
                 return stop.value
-            if self._early and isinstance(effect, Pause) and effect.until_input:
-                outcome, step = self._early, effects.send  # it has talked early already
+            if isinstance(effect, Pause) and effect.until_input and (early := self._unread()):
+                outcome, step = early, effects.send  # it has talked early already
                 continue
             try:
                 outcome, step = (yield effect), effects.send
@@ -195,6 +200,10 @@ class Chains:
             current_session.set(self)
             if isinstance(effect, Pause) and isinstance(outcome, bytes):
                 self._early += outcome
+
+    def _unread(self) -> bytes:
+        """What the client has sent behind the command of the moment."""
+        return self._early
 
     def _understood(self, hook: str, entry: Entry, result: object) -> tuple[ReturnCode, Texts]:
         """A hook's result as code and texts. Raises TypeError for what is none."""

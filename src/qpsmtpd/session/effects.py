@@ -77,7 +77,7 @@ class Pause:
 
     seconds: float
     until_input: bool = False
-    """Whether bytes from the peer end the wait."""
+    """Whether bytes from the peer end the wait; those that have come already end it at once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,6 +111,11 @@ class Session(Chains, Host):
             xclient=is_listed(self.connection.remote_ip, settings.xclient_networks),
         )
 
+    @property
+    def path_argument(self) -> str:
+        """What stood behind the word of the last MAIL or RCPT, as sent."""
+        return self._server.path_argument
+
     # The transport's side
 
     def data_to_send(self) -> bytes:
@@ -223,6 +228,9 @@ class Session(Chains, Host):
         result = yield from self._ask(hook)
         self.transaction.narrow(None)
         return result
+
+    def _unread(self) -> bytes:
+        return self._early or self._server.unread
 
     def receive(self) -> Generator[Effect, object, None]:
         """Have the transport give what the client sends."""
@@ -388,6 +396,10 @@ class Session(Chains, Host):
     def recipient_accepted(self, recipient: Mailbox, parameters: Parameters) -> None:
         """Put a recipient into the transaction."""
         self.transaction.accept_recipient(recipient, parameters)
+
+    def chunks_follow(self) -> None:
+        """Let plugins know that nobody has to tell the client to go ahead."""
+        self.transaction.chunked = True
 
     def header_ended(self) -> None:
         """Have the header ready for plugins."""

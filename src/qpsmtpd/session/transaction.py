@@ -35,6 +35,9 @@ class Transaction:
     sender_parameters: Parameters = NO_PARAMETERS
     """The ESMTP parameters of MAIL."""
 
+    chunked = False
+    """Whether the content comes by BDAT, which needs no go-ahead, and not by DATA."""
+
     _accepted = 0  # RCPT commands
     _only: int | None = None  # the one RCPT whose recipients are shown
     _message: Message | None = None

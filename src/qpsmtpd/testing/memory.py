@@ -61,6 +61,7 @@ def make_site(
     """
     # A session in memory is in clear, and plugins for AUTH are to be tested there.
     settings = {"me": ("mx.example.test",), "loglevel": ("LOGDEBUG",), "plugins": (), "tls_before_auth": ("0",)}
+    settings |= {"store": ("memory:",)}  # a test leaves nothing behind
     settings |= {name: tuple(values) for name, values in (config or {}).items()}
     lines: list[str] = [] if log is None else log
     clock = clock or Clock()

@@ -26,10 +26,9 @@ import contextlib
 import imaplib
 import itertools
 import re
-import ssl
 
 from qpsmtpd import DENY, DENYSOFT, LOGERROR, LOGINFO, LOGWARN, OK, Plugin, Result, Site, Transaction, blocking
-from qpsmtpd.plugins._options import seconds
+from qpsmtpd.plugins._options import seconds, trust
 
 _IMAP, _IMAPS = 143, 993
 _OPTIONS = ("tls", "ca", "timeout")
@@ -55,11 +54,7 @@ class AuthImap(Plugin):
         self._tls = options.get("tls", "yes" if self._port == _IMAPS else "no")
         if self._tls not in _TLS:
             raise ValueError(f"tls {self._tls!r} is none of {', '.join(_TLS)}")
-        ca = options.get("ca")
-        try:
-            self._context = ssl.create_default_context(cafile=ca)
-        except OSError as error:
-            raise ValueError(f"ca {ca}: {error.strerror or error}") from error
+        self._context = trust(options)
         self._timeout = seconds(options, "timeout", 10)
         if self._tls == "no" and self._host not in _LOOPBACK:
             self.log(LOGWARN, f"passwords go to {self._where} in clear; say `tls starttls`")

@@ -1,0 +1,1 @@
+"""Plugins that find out who a client is."""
