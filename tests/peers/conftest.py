@@ -72,6 +72,18 @@ def own_redis():
     return _skipping(servers.redis)
 
 
+@pytest.fixture(scope="session")
+def clamd():
+    """ClamAV's daemon: `address`, and `path` of its Unix socket."""
+    yield from _started(servers.clamd)
+
+
+@pytest.fixture(scope="session")
+def spamd():
+    """SpamAssassin's daemon: `address`."""
+    yield from _started(servers.spamd)
+
+
 @pytest.fixture
 def postfix(_postfix):
     """Postfix: `address`, `inbox(user)`, `forget()`, `also["bare"]` without PIPELINING and CHUNKING."""

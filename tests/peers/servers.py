@@ -543,3 +543,71 @@ def redis():
         config.write_text(REDIS.format(base=base, port=port))
         with running([command, config], log, lambda: answers(("127.0.0.1", port), greeting=b"")) as process:
             yield Keys(port, base / "socket", process)
+
+
+VIRUS = b"QPSMTPD-TEST-MARKER"
+SPAM = b"QPSMTPD-TEST-OF-SPAM"
+
+CLAMD = """\
+DatabaseDirectory {base}/signatures
+TCPSocket {port}
+TCPAddr 127.0.0.1
+LocalSocket {base}/socket
+Foreground yes
+User {user}
+StreamMaxLength 1M
+"""
+
+
+@contextlib.contextmanager
+def clamd():
+    """ClamAV's daemon, on a port and on a Unix socket; the one virus it knows is VIRUS."""
+    command = program("clamd")
+    with directory() as base, free_port() as port:
+        (base / "signatures").mkdir()
+        (base / "signatures" / "test.ndb").write_text(f"Test.Marker:0:*:{VIRUS.hex()}\n")
+        config = base / "clamd.conf"
+        config.write_text(CLAMD.format(base=base, port=port, user=pwd.getpwuid(os.geteuid()).pw_name))
+        address = ("127.0.0.1", port)
+        with running([command, "-c", config], base / "log", lambda: answers(address, greeting=b"")):
+            yield Scanner(address, base / "socket")
+
+
+SPAMD_PLUGINS = "".join(
+    f"loadplugin Mail::SpamAssassin::Plugin::{name}\n" for name in ("Check", "HeaderEval", "BodyEval")
+)
+SPAMD_RULES = f"""\
+required_score 5
+use_bayes 0
+report_safe 0
+body SPAM /{SPAM.decode()}/
+score SPAM 20
+header MILD Subject =~ /mild/
+score MILD 3.5
+add_header all Status "_YESNO_, score=_SCORE_ required=_REQD_ tests=_TESTS_ autolearn=_AUTOLEARN_"
+"""
+
+
+@contextlib.contextmanager
+def spamd():
+    """SpamAssassin's daemon, on a port, with two rules and no look-ups: a body with SPAM, and a mild subject."""
+    command = program("spamd")
+    with directory() as base, free_port() as port:
+        rules = base / "rules"
+        rules.mkdir()
+        (rules / "init.pre").write_text(SPAMD_PLUGINS)
+        (rules / "test.cf").write_text(SPAMD_RULES)
+        where = ["-C", rules, f"--siteconfigpath={rules}", "-i", "127.0.0.1", "-p", str(port)]
+        user = ["-u", "nobody"] if os.geteuid() == 0 else []
+        options = ["-L", "-x", "--min-children=1", "--max-children=1", "-s", "stderr", *user]
+        address = ("127.0.0.1", port)
+        with running([command, *options, *where], base / "log", lambda: answers(address, greeting=b"")):
+            yield Scanner(address, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Scanner:
+    """Where a daemon listens that judges messages."""
+
+    address: tuple[str, int]
+    path: Path | None

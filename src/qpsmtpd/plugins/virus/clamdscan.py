@@ -35,6 +35,7 @@ In config/plugins, behind the plugins that judge the sender:
     virus/clamdscan deny_viruses yes max_size 10240
 """
 
+import contextlib
 import os
 import re
 import struct
@@ -121,13 +122,14 @@ class ClamdScan(Plugin):
 
     def _found(self, transaction: Transaction, virus: str) -> Result:
         self.adjust_karma(-1)
+        text = f"Virus found: {virus}"
         result: Result = DECLINED
         if self._denies:
-            result = self.get_reject(f"Virus found: {virus}", f"found virus {virus}")
+            result = self.get_reject(text, f"found virus {virus}")
         else:
             self.log(LOGINFO, f"fail, found virus {virus}")
         if isinstance(result, tuple):
-            self.is_naughty(result[1])
+            self.is_naughty(text)
         else:
             transaction.header.add("X-Virus-Details", virus, 0)
             transaction.header.add("X-Virus-Found", "Yes", 0)
@@ -138,10 +140,8 @@ class ClamdScan(Plugin):
         with Stream(self._place, self._seconds) as stream:
             stream.send(b"zIDSESSION\0zVERSION\0")
             version = _safe(_answer(stream).partition("/")[0]) or "ClamAV"
-            try:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may have said why it wants no more
                 self._hand_over(stream, transaction)
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # clamd may have said why it does not want more
             return version, _verdict(_answer(stream))
 
     def _hand_over(self, stream: Stream, transaction: Transaction) -> None:
