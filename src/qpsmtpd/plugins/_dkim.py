@@ -20,7 +20,7 @@ from qpsmtpd.plugins._domains import ascii_domain
 from qpsmtpd.resolver import DnsError
 from qpsmtpd.session.message import CHUNK, Header
 
-__all__ = ["Signature", "check_signatures", "dkim_library", "hash_body", "sign"]
+__all__ = ["Signature", "SigningKey", "check_signatures", "dkim_library", "hash_body", "sign"]
 
 Hasher = Callable[[bool], bytes]
 """Gives the hash of the body in the relaxed form, or in the simple one."""
@@ -314,7 +314,17 @@ def _ed25519_key(octets: bytes) -> _Ed25519Key:
 # Signing
 
 
-def sign(dkim: Any, header: Header, body_hash: Hasher, domain: str, selector: str, private_key: bytes, now: int) -> bytes:
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """Who signs, and with what."""
+
+    domain: str
+    selector: str
+    private_key: bytes
+    """RSA, in PEM."""
+
+
+def sign(dkim: Any, header: Header, body_hash: Hasher, key: SigningKey, now: int) -> bytes:
     """The DKIM-Signature field for a message, CRLF included.
 
     It signs the fields that RFC 6376 section 5.4.1 names, and that there is no second From.
@@ -332,16 +342,16 @@ def sign(dkim: Any, header: Header, body_hash: Hasher, domain: str, selector: st
         (b"v", b"1"),
         (b"a", b"rsa-sha256"),
         (b"c", b"relaxed/relaxed"),
-        (b"d", domain.encode("ascii")),
-        (b"s", selector.encode("ascii")),
+        (b"d", key.domain.encode("ascii")),
+        (b"s", key.selector.encode("ascii")),
         (b"t", b"%d" % now),
         (b"h", b" : ".join(names)),
         (b"bh", base64.b64encode(body_hash(True))),
         (b"b", b"0" * 60),  # on a line of its own, so that the real one changes no other line
     ]
     form = dkim.canonicalization.CanonicalizationPolicy.from_c_value(b"relaxed/relaxed")
-    key = _private_key(dkim, private_key)
-    return b"DKIM-Signature: " + bytes(signer.gen_header(tags, names, form, b"DKIM-Signature", key))
+    private_key = _private_key(dkim, key.private_key)
+    return b"DKIM-Signature: " + bytes(signer.gen_header(tags, names, form, b"DKIM-Signature", private_key))
 
 
 def _private_key(dkim: Any, text: bytes) -> Any:

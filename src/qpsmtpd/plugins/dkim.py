@@ -56,7 +56,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qpsmtpd import DECLINED, LOGDEBUG, LOGERROR, LOGINFO, Plugin, Result, Site, Transaction, blocking
-from qpsmtpd.plugins._dkim import Signature, check_signatures, dkim_library, hash_body, sign
+from qpsmtpd.plugins._dkim import Signature, SigningKey, check_signatures, dkim_library, hash_body, sign
 from qpsmtpd.plugins._domains import ascii_domain, author_domain
 
 _BEST_FIRST = ("pass", "temperror", "fail", "policy", "permerror", "neutral")
@@ -160,9 +160,8 @@ class Dkim(Plugin):
         selector = ascii_domain(_read(directory / "selector").decode("ascii", "replace").strip())
         if not selector:
             raise ValueError(f"{directory / 'selector'} holds no selector")
-        private_key = _read(directory / "private")
-        body_hash = hash_body(transaction.body_file)
-        return sign(self._dkim, transaction.header, body_hash, domain, selector, private_key, int(self.qp.wall()))
+        key = SigningKey(domain, selector, _read(directory / "private"))
+        return sign(self._dkim, transaction.header, hash_body(transaction.body_file), key, int(self.qp.wall()))
 
 
 def _author(transaction: Transaction) -> str:
