@@ -117,7 +117,12 @@ def test_a_policy_says_what_happens_to_messages_that_fail(deliver, author, code,
 
 
 def test_several_records_end_the_search(deliver):
-    names = Names({"_dmarc.a.two.example": {"TXT": ["v=DMARC1; p=none", "v=DMARC1; p=none"]}, "_dmarc.two.example": {"TXT": ["v=DMARC1; p=reject"]}})
+    names = Names(
+        {
+            "_dmarc.a.two.example": {"TXT": ["v=DMARC1; p=none", "v=DMARC1; p=none"]},
+            "_dmarc.two.example": {"TXT": ["v=DMARC1; p=reject"]},
+        }
+    )
     assert deliver("a@a.two.example", names=names) == 250
     assert names.asked == [("_dmarc.a.two.example", "TXT")]
 
@@ -150,7 +155,8 @@ def test_there_has_to_be_one_domain(deliver, author, why):
 
 
 @pytest.mark.parametrize(
-    ("args", "code"), [("reject 0", 250), ("reject 1", 554), ("reject_type soft", 451), ("reject naughty", 250), ("reporting 0", 554)]
+    ("args", "code"),
+    [("reject 0", 250), ("reject 1", 554), ("reject_type soft", 451), ("reject naughty", 250), ("reporting 0", 554)],
 )
 def test_the_arguments_say_how_to_refuse(deliver, args, code):
     assert deliver("a@reject.example", args=args) == code
@@ -177,7 +183,10 @@ def test_while_the_dns_does_not_answer_messages_pass(deliver):
     assert deliver.stage.logged("dmarc: error, TXT of _dmarc.dead.example")
 
 
-@pytest.mark.parametrize(("spf", "dkim"), [(("reject.example", "temperror"), ()), (("evil.example", "pass"), [("reject.example", "temperror")])])
+@pytest.mark.parametrize(
+    ("spf", "dkim"),
+    [(("reject.example", "temperror"), ()), (("evil.example", "pass"), [("reject.example", "temperror")])],
+)
 def test_what_could_not_be_checked_is_not_held_against_a_message(deliver, spf, dkim):
     assert deliver("a@reject.example", spf=spf, dkim=dkim) == 250
     assert deliver.result == "dmarc=temperror (p=reject dis=none) header.from=reject.example"
@@ -216,7 +225,10 @@ def test_immune_clients_are_not_checked(kit, where):
 
 
 def test_it_takes_the_results_of_the_plugins_before_it(kit):
-    records = RECORDS | {"reject.example": {"TXT": ["v=spf1 ip4:192.0.2.10 -all"]}, "evil.example": {"TXT": ["v=spf1 +all"]}}
+    records = RECORDS | {
+        "reject.example": {"TXT": ["v=spf1 ip4:192.0.2.10 -all"]},
+        "evil.example": {"TXT": ["v=spf1 +all"]},
+    }
     stage = kit("sender_permitted_from reject 1 no_dmarc_policy 1", "dkim", "dmarc", Keeps, names=Names(records))
 
     def code(sender, author):
@@ -234,7 +246,9 @@ def test_it_takes_the_results_of_the_plugins_before_it(kit):
 def test_without_a_policy_that_of_spf_may_refuse(kit):
     names = Names({"nopolicy.example": {"TXT": ["v=spf1 -all"]}})
     stage = kit("sender_permitted_from reject 1 no_dmarc_policy 1", "dmarc", names=names)
-    assert stage.connect().deliver(b"From: a@nopolicy.example\r\n\r\nx\r\n", sender="a@nopolicy.example")[-1].code == 554
+    assert (
+        stage.connect().deliver(b"From: a@nopolicy.example\r\n\r\nx\r\n", sender="a@nopolicy.example")[-1].code == 554
+    )
 
 
 @pytest.mark.parametrize(
@@ -249,7 +263,18 @@ def test_records_are_read(record, policy):
     assert parse_policy(record) == policy
 
 
-@pytest.mark.parametrize("text", ["p=reject; v=DMARC1", "v=DMARC2; p=reject", "V=DMARC1; p=reject", "v=dmarc1; p=reject", "v=DMARC10; p=reject", "", "x"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "p=reject; v=DMARC1",
+        "v=DMARC2; p=reject",
+        "V=DMARC1; p=reject",
+        "v=dmarc1; p=reject",
+        "v=DMARC10; p=reject",
+        "",
+        "x",
+    ],
+)
 def test_other_texts_are_no_records(text):
     assert only_record([text]) == (False, "")
 
@@ -259,15 +284,35 @@ class Accepts(Plugin):
         return OK
 
     def hook_queue(self, transaction):
-        Accepts.result, Accepts.header = transaction.notes["dmarc_result"], transaction.header.get("Authentication-Results")
+        Accepts.result, Accepts.header = (
+            transaction.notes["dmarc_result"],
+            transaction.header.get("Authentication-Results"),
+        )
         return OK
 
 
-TAGS = st.sampled_from(["v=DMARC1", "p=none", "p=reject", "sp=quarantine", "pct=101", "pct=x", "aspf=s", "rua=mailto:a@b", "=", "p", "\udcff"])
+TAGS = st.sampled_from(
+    [
+        "v=DMARC1",
+        "p=none",
+        "p=reject",
+        "sp=quarantine",
+        "pct=101",
+        "pct=x",
+        "aspf=s",
+        "rua=mailto:a@b",
+        "=",
+        "p",
+        "\udcff",
+    ]
+)
 NAMES = st.text(alphabet='<>@,;:()"\\ aé.x\r\t', max_size=30).map(str.encode)
 
 
-@given(value=st.one_of(st.binary(max_size=60), NAMES), record=st.one_of(st.text(), st.lists(TAGS).map(lambda tags: ";".join(["v=DMARC1", *tags]))))
+@given(
+    value=st.one_of(st.binary(max_size=60), NAMES),
+    record=st.one_of(st.text(), st.lists(TAGS).map(lambda tags: ";".join(["v=DMARC1", *tags]))),
+)
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=60)
 def test_any_author_and_any_policy_have_a_result(shared, value, record):
     class Anything(Names):
@@ -299,7 +344,11 @@ def shared():
 
 @pytest.mark.parametrize(
     ("args", "message"),
-    [("reporting 1", "this server makes no reports; say `reporting 0`"), ("rejct 1", "did you mean reject"), ("reject_type x", "reject_type 'x'")],
+    [
+        ("reporting 1", "this server makes no reports; say `reporting 0`"),
+        ("rejct 1", "did you mean reject"),
+        ("reject_type x", "reject_type 'x'"),
+    ],
 )
 def test_bad_arguments_are_seen_at_load(kit, args, message):
     with pytest.raises(ConfigError, match="plugins:1: dmarc: ") as caught:
