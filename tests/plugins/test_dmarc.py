@@ -21,7 +21,6 @@ RECORDS = {
     "_dmarc.sub.example": {"TXT": ["v=DMARC1; p=reject; sp=none"]},
     "_dmarc.own.sub.example": {"TXT": ["v=DMARC1; p=quarantine; sp=none"]},
     "_dmarc.two.example": {"TXT": ["v=DMARC1; p=reject", "v=DMARC1; p=none"]},
-    "_dmarc.half.two.example": {"TXT": []},
     "_dmarc.none.pct.example": {"TXT": ["v=DMARC1; p=reject; pct=0"]},
     "_dmarc.mild.pct.example": {"TXT": ["v=DMARC1; p=quarantine; pct=0"]},
     "_dmarc.half.pct.example": {"TXT": ["v=DMARC1; p=quarantine; pct=50"]},

@@ -111,7 +111,7 @@ class Dkim(Plugin):
             case "temperror":
                 self.log(LOGERROR, f"error, {who}: {signature.reason}")
             case _:
-                self.log(LOGINFO, f"fail, tolerated, {signature.result}, {who}: {signature.reason}")
+                self.log(LOGINFO, f"fail, {signature.result}, {who}: {signature.reason}")
 
     def hook_data_post(self, transaction: Transaction) -> Result:
         """Refuse a message whose signatures are false, if that is wanted."""

@@ -42,7 +42,6 @@ In config/plugins, behind the plugins whose results it takes, and before naughty
 """
 
 import importlib
-from collections.abc import Sequence
 from typing import Any, cast
 
 from qpsmtpd import DECLINED, LOGERROR, LOGINFO, Plugin, Result, Site, Transaction
@@ -142,9 +141,8 @@ def _identifiers(transaction: Transaction) -> list[Identifier]:
     if isinstance(spf, dict):
         note = cast("dict[str, object]", spf)
         found.append(Identifier("SPF", str(note.get("domain", "")), str(note.get("result", ""))))
-    for domain, result in cast("Sequence[tuple[str, str]]", transaction.notes.get("dkim_signatures", ())):
-        found.append(Identifier("DKIM", domain, result))
-    return found
+    signatures = cast("list[tuple[str, str]]", transaction.notes.get("dkim_signatures") or [])
+    return [*found, *(Identifier("DKIM", domain, result) for domain, result in signatures)]
 
 
 def _public_suffixes() -> Any:
