@@ -211,6 +211,21 @@ def test_a_signature_that_makes_no_sense_is_neutral(kit, field):
     assert [result.split()[0] for result in check(kit, message, {})[0]] == ["dkim=neutral"]
 
 
+def test_a_signature_that_would_take_long_is_not_tried(kit, key, records):
+    assert check(kit, signed(key).replace(b"v=1; ", b"v=1; " + b" " * 90), records)[0] == PASS
+    assert check(kit, signed(key).replace(b"v=1; ", b"v=1; " + b" " * 100), records)[0] == ["dkim=neutral"]
+
+
+def test_the_log_says_why(kit, key):
+    class Says(Plugin):
+        def hook_logging(self, transaction, level, hook, plugin, text):
+            Says.lines.append(text)
+
+    Says.lines = []
+    check(kit, signed(key), {"sel._domainkey.signed.example": {"TXT": ["p="]}}, "", Says)
+    assert "fail, permerror, signed.example, selector sel: the key has been revoked" in Says.lines
+
+
 def test_the_author_has_to_be_signed(kit, key, records):
     message = signed(key).replace(b"h=from", b"h=xfrom")
     message = message.replace(b" from", b" xfrom")

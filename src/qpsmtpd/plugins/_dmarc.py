@@ -86,9 +86,7 @@ def alignment(
     for identifier in identifiers:
         exact = identifier.domain == author
         if not exact and (
-            identifier.method in policy.strict
-            or not identifier.domain
-            or organisation(identifier.domain) != organisation(author)
+            identifier.method in policy.strict or organisation(identifier.domain) != organisation(author)
         ):
             continue
         if identifier.result == "pass":
