@@ -7,8 +7,8 @@ those who have authenticated, too, are signed just before they are queued. White
 and those that are refused anyway are not checked.
 
 The result of a signature is pass, fail (the message was changed, or somebody else has signed),
-policy (good, but by means that are too weak: rsa-sha1, or RSA keys below 1024 bits), neutral (it makes
-no sense), permerror (there is no key that fits) or temperror (the DNS does not answer). Each
+policy (it relies on what is too weak, rsa-sha1 or an RSA key below 1024 bits, or on a key that is too
+large to try), neutral (it makes no sense, or has expired), permerror (there is no key that fits) or temperror (the DNS does not answer). Each
 stands in the header field Authentication-Results. Text that is added behind a body of which only a
 part is signed (`l=`) counts as a change.
 
