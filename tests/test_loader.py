@@ -1,12 +1,14 @@
+import ast
 import importlib
 import importlib.util
 import re
+import sys
 
 import pytest
 
 from qpsmtpd import DECLINED, OK
 from qpsmtpd.config import Config, ConfigError
-from qpsmtpd.loader import INSTEAD, documentation, find_plugin, load
+from qpsmtpd.loader import BUNDLED, INSTEAD, bundled_names, documentation, find_plugin, load
 from qpsmtpd.site import Kind, Site
 from qpsmtpd.testing import Client
 
@@ -265,3 +267,12 @@ def test_perl_is_recognised(write, place):
     write("config/plugins", "My::Check\n")
     with pytest.raises(ConfigError, match="plugins:1: My::Check: Perl modules cannot be loaded"):
         load(Site(Config(place / "config")))
+
+
+@pytest.mark.parametrize("name", bundled_names())
+def test_a_bundled_plugin_that_imports_a_library_says_what_to_install(name):
+    tree = ast.parse((BUNDLED / f"{name}.py").read_text())
+    modules = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
+    libraries = {module.partition(".")[0] for module in modules} - sys.stdlib_module_names - {"qpsmtpd"}
+    assert not libraries or re.search(r"`pip install 'qpsmtpd\[\w+\]'`", ast.get_docstring(tree))

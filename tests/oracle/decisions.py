@@ -744,6 +744,15 @@ TESTED_ELSEWHERE = {
     "forward-answers": "tests/plugins/test_queue_smtp_forward.py::test_a_refusal_is_passed_on_with_its_text",
     "stunnel": "tests/plugins/test_stunnel.py::test_the_client_is_the_one_of_stunnel_s_header",
     "adaptive-verdict": "tests/plugins/test_logging_adaptive.py::test_a_refused_recipient_does_not_hide_that_the_message_was_accepted",
+    "spf-null-sender": "tests/plugins/test_sender_permitted_from.py::test_an_empty_sender_is_judged_by_the_name_of_the_client",
+    "spf-explanation": "tests/plugins/test_sender_permitted_from.py::test_the_explanation_of_the_domain_is_neither_looked_up_nor_told",
+    "spf-field": "tests/plugins/test_sender_permitted_from.py::test_the_result_stands_in_the_header",
+    "dkim-reject": "tests/plugins/test_dkim.py::test_reject_refuses_where_no_signature_is_good",
+    "dkim-length": "tests/plugins/test_dkim.py::test_what_is_signed_in_part_only_is_a_pass_for_the_whole_alone",
+    "dkim-field": "tests/plugins/test_dkim.py::test_each_signature_has_its_result_and_is_noted_for_others",
+    "dkim-parent": "tests/plugins/test_dkim.py::test_the_nearest_directory_counts",
+    "dmarc-author": "tests/plugins/test_dmarc.py::test_there_has_to_be_one_domain",
+    "dmarc-reports": "tests/plugins/test_dmarc.py::test_bad_arguments_are_seen_at_load",
 }
 """Rows that no recorded fact is about, and the test of each."""
 
