@@ -79,6 +79,12 @@ def clamd():
 
 
 @pytest.fixture(scope="session")
+def rspamd():
+    """rspamd: `address`."""
+    yield from _started(servers.rspamd)
+
+
+@pytest.fixture(scope="session")
 def spamd():
     """SpamAssassin's daemon: `address`."""
     yield from _started(servers.spamd)

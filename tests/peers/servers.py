@@ -611,3 +611,63 @@ class Scanner:
 
     address: tuple[str, int]
     path: Path | None
+
+
+RSPAMD = """\
+options {{
+  filters = "";
+  cache_file = "";
+  dns {{ nameserver = ["127.0.0.1:9"]; timeout = 0.1s; retransmits = 1; }}
+}}
+logging {{ type = "console"; level = "warning"; }}
+worker "normal" {{ bind_socket = "127.0.0.1:{port}"; count = 1; }}
+modules {{ path = "{base}/none/"; }}
+actions {{ reject = 15; rewrite_subject = 9; add_header = 6; greylist = 4; subject = "[SPAM] %s"; }}
+lua = "{base}/rules.lua";
+"""
+
+RSPAMD_RULES = f"""\
+rspamd_config:register_symbol({{
+  name = 'TEST_SPAM', score = 20.0,
+  callback = function(task)
+    return tostring(task:get_content()):find('{SPAM.decode()}', 1, true) and true or false
+  end
+}})
+for word, score in pairs({{grey = 5.0, mild = 7.0, rewrite = 10.0}}) do
+  rspamd_config:register_symbol({{
+    name = 'TEST_' .. word:upper(), score = score,
+    callback = function(task)
+      local subject = task:get_subject()
+      return subject and subject:find(word, 1, true) and true or false
+    end
+  }})
+end
+rspamd_config:register_symbol({{
+  name = 'TEST_FACTS', score = 0.0, type = 'postfilter',
+  callback = function(task)
+    local from, rcpt = task:get_from('smtp'), task:get_recipients('smtp')
+    local facts = {{
+      tostring(task:get_ip()), task:get_helo() or '', task:get_hostname() or '', task:get_user() or '',
+      from and from[1] and from[1].addr or '', rcpt and #rcpt or 0
+    }}
+    task:set_milter_reply({{add_headers = {{['X-Facts'] = table.concat(facts, ' ')}}, remove_headers = {{['X-Remove'] = 0}}}})
+    local subject = task:get_subject()
+    if subject and subject:find('later', 1, true) then task:set_pre_result('soft reject', 'come again later') end
+  end
+}})
+"""
+
+
+@contextlib.contextmanager
+def rspamd():
+    """rspamd, on a port, with a few rules of its own and no look-ups."""
+    command = program("rspamd")
+    with directory() as base, free_port() as port:
+        (base / "none").mkdir()
+        (base / "rules.lua").write_text(RSPAMD_RULES)
+        config = base / "rspamd.conf"
+        config.write_text(RSPAMD.format(base=base, port=port))
+        user = ["-u", "nobody", "-g", "nogroup"] if os.geteuid() == 0 else []
+        address = ("127.0.0.1", port)
+        with running([command, "-f", *user, "-c", config], base / "log", lambda: answers(address, greeting=b"")):
+            yield Scanner(address, None)

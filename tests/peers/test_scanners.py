@@ -89,3 +89,32 @@ def test_spamd_is_not_fooled_by_what_a_message_says_of_itself(spamd):
     _, header = judged(line, forged)
     assert header["X-Spam-Status"].startswith("Yes, score=20.0")
     assert header["X-Old-Spam-Status"].startswith("No, score=-99")
+
+
+@pytest.mark.parametrize(
+    ("subject", "code", "field"),
+    [(b"hello", 250, None), (b"grey", 250, None), (b"mild", 250, "Yes"), (b"later", 451, None)],
+)
+def test_rspamd_says_what_becomes_of_a_message(rspamd, subject, code, field):
+    line = f"rspamd server 127.0.0.1:{rspamd.address[1]}"
+    reply, header = judged(line, CLEAN.replace(b"hello", subject))
+    assert (reply.code, header.get("X-Spam")) == (code, field)
+    if code == 451:
+        assert reply.text == "come again later"
+
+
+def test_rspamd_refuses_spam_and_rewrites_subjects(rspamd):
+    line = f"rspamd server 127.0.0.1:{rspamd.address[1]}"
+    assert judged(line, SPAM)[0].code == 554
+    assert judged(f"{line} reject 0", SPAM)[0].code == 250
+    reply, header = judged(line, CLEAN.replace(b"hello", b"rewrite"))
+    assert (reply.code, header["Subject"], header["X-Spam"]) == (250, "[SPAM] rewrite", "Yes")
+    assert judged(f"{line} greylist yes", CLEAN.replace(b"hello", b"grey"))[0].code == 451
+
+
+def test_rspamd_is_told_of_the_client_and_may_change_the_header(rspamd):
+    line = f"rspamd server 127.0.0.1:{rspamd.address[1]}"
+    _, header = judged(line, b"X-Remove: this\r\nX-Spam: No\r\n" + CLEAN)
+    assert header["X-Facts"] == "192.0.2.10 client.example client.example  a@client.example 1"
+    assert "X-Remove" not in header
+    assert "X-Spam" not in header

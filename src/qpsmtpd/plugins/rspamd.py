@@ -43,12 +43,14 @@ import re
 from collections.abc import Iterator, Mapping
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from socket import socket
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from qpsmtpd import DECLINED, DENYSOFT, LOGERROR, LOGINFO, Plugin, Result, Site, Transaction, blocking
 from qpsmtpd.plugins._options import flag, number, seconds
 from qpsmtpd.plugins._streams import Place, Stream
+
+if TYPE_CHECKING:
+    from socket import socket
 
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f]")
 _REFUSAL = "this message looks too much like spam"
