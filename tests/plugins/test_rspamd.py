@@ -1,11 +1,12 @@
 """What `rspamd` tells rspamd, and what it makes of the answer."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 sys.path.append(str(Path(__file__).parent))
@@ -114,7 +115,7 @@ def test_fields_are_added_and_removed(judge):
 @pytest.mark.parametrize(
     "said",
     [b"", b"nonsense", http(b"no json"), http(b"[" * 100_000), http([]), http({}), http({"action": "explode"}),
-     http({"action": 5}), http(b"{}", b"403 Forbidden"), b"HTTP/1.0 200 OK\r\nContent-Length: 50\r\n\r\n{}",
+     http({"action": 5}), http(answer("reject"), b"403 Forbidden"), b"HTTP/1.0 200 OK\r\nContent-Length: 50\r\n\r\n{}",
      b"x" * (2 << 20)],
     ids=range(11),
 )  # fmt: skip
@@ -208,6 +209,8 @@ def test_any_bytes_are_an_answer_or_an_error(said):
     assert not stage.logged("Traceback")
 
 
+@example(helo="a\r\nPassword: guessed")
+@example(helo="a\nb\x7f")
 @given(helo=st.text(min_size=1, max_size=40))
 def test_nothing_of_the_client_s_ends_a_line(helo):
     heads = []
@@ -223,5 +226,6 @@ def test_nothing_of_the_client_s_ends_a_line(helo):
     with Daemon(talk) as daemon:
         Kit(Odd, f"rspamd server 127.0.0.1:{daemon.port}", Keep).connect().deliver(MESSAGE)
     (head,) = heads
+    assert not re.search(rb"[\x00-\x1f\x7f]", head.replace(b"\r\n", b""))
     names = [line.partition(b": ")[0] for line in head.split(b"\r\n")[1:]]
     assert names == [b"IP", b"Helo", b"From", b"Rcpt", b"Queue-Id", b"MTA-Name", b"Hostname", b"Content-Length"]
