@@ -130,6 +130,20 @@ def test_expired_entries_are_removed_a_few_with_each_that_is_written(entries, pa
         assert connection.execute("SELECT count(*) FROM entries").fetchone() == (1,)
 
 
+def test_a_full_file_grows_no_more_and_has_room_again_when_entries_expire(entries, path, clock, monkeypatch):
+    monkeypatch.setattr(store, "_MOST_PAGES", 20)
+    with pytest.raises(StoreError, match="full"):
+        for number in range(1000):
+            entries.put(f"{number:09}" * 20, bytes(100), 10)
+    assert entries.get("0" * 180) == bytes(100)
+    clock.advance(10)
+    with contextlib.suppress(StoreError):  # it may have been this one that made room
+        entries.put("new", bytes(20_000), 10)
+    entries.put("new", bytes(20_000), 10)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA page_count").fetchone()[0] <= 20
+
+
 def test_nobody_else_may_read_the_file(entries, path):
     entries.put("key", b"x", 10)
     for each in path.parent.iterdir():

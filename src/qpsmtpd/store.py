@@ -39,6 +39,8 @@ _PAUSE = 5.0  # seconds in which a Redis that has not answered is not asked agai
 _TRIES = 20  # of a change that others disturb
 _PRUNED = 8  # expired entries that are removed with each one that is written
 _PAGE = 500
+_MOST_PAGES = 1 << 18  # of a file, with the usual 4 KiB each 1 GiB
+_PRUNED_WHEN_FULL = 1000
 
 
 class StoreError(OSError):
@@ -244,10 +246,18 @@ class Sqlite(Backend):
         except StoreError:
             raise
         except (sqlite3.Error, OSError) as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                self._make_room()
             self._close()  # the next one may find it mended
             raise StoreError(f"{self._path}: {error}") from error
         finally:
             self._lock.release()
+
+    def _make_room(self) -> None:
+        """Remove expired entries on their own: what a write removes comes back if the write fails."""
+        if self._opened is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._opened[1].execute(_PRUNE, (self._wall(), _PRUNED_WHEN_FULL))
 
     def _connection(self) -> sqlite3.Connection:
         pid = os.getpid()
@@ -264,6 +274,7 @@ class Sqlite(Backend):
         try:
             for statement in _SCHEMA:
                 connection.execute(statement)
+            connection.execute(f"PRAGMA max_page_count = {_MOST_PAGES}")
         except BaseException:
             connection.close()
             raise
