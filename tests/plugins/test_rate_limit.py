@@ -61,6 +61,24 @@ def test_a_user_has_limits_from_wherever_and_strangers_have_none(kit, kind, comm
     assert codes(stage, 3, command) == [250, 250, 250]
 
 
+def test_a_sender_has_a_limit_from_wherever_and_bounces_have_none(kit):
+    stage = kit("rate_limit sender_mails 2/1d")
+    senders = ("a@x.example", "A@X.example", "a@x.example", "b@x.example")
+    found = [
+        codes(stage, 1, [f"MAIL FROM:<{sender}>"], f"192.0.2.{number}")[0] for number, sender in enumerate(senders)
+    ]
+    assert found == [250, 250, 450, 250]
+    assert codes(stage, 3, ["MAIL FROM:<>"]) == [250, 250, 250]
+
+
+def test_a_recipient_has_a_limit_whoever_writes(kit):
+    stage = kit("rate_limit recipient_mails 2/1d")
+    found = [codes(stage, 1, RCPT, f"192.0.2.{number}")[0] for number in range(1, 4)]
+    assert found == [250, 250, 450]
+    assert stage.logged("b@example.org: more than 2 recipient_mails in 86400 s")
+    assert codes(stage, 1, [*MAIL, "RCPT TO:<c@example.org>"]) == [250]
+
+
 def test_addresses_of_one_network_are_one_client(kit):
     stage = kit("rate_limit connections 1/10")
     assert codes(stage, 1, ["NOOP"], "2001:db8::1") == [250]
@@ -82,8 +100,10 @@ def test_several_limits_of_a_kind_count_apart(kit):
 
 
 def test_relay_clients_have_no_limits_as_clients(kit):
-    stage = kit("relay", "rate_limit mails 1/1h", config={"relayclients": ["192.0.2.10"]})
-    assert codes(stage, 3, MAIL) == [250, 250, 250]
+    limits = "mails 1/1h recipients 1/1h sender_mails 1/1h recipient_mails 1/1h"
+    stage = kit("relay", f"rate_limit {limits}", config={"relayclients": ["192.0.2.10"]})
+    assert codes(stage, 3, RCPT) == [250, 250, 250]
+    assert codes(stage, 2, MAIL, "192.0.2.11") == [250, 450]
 
 
 def test_with_reject_0_it_is_only_logged(kit):
@@ -110,6 +130,23 @@ def test_a_store_that_fails_lets_everybody_in(kit, monkeypatch):
 def test_bad_arguments_are_seen_at_load(kit, args):
     with pytest.raises(ConfigError, match="plugins:1: rate_limit: "):
         kit(f"rate_limit {args}")
+
+
+@given(local=st.text(min_size=1, max_size=300))
+def test_any_sender_and_recipient_is_counted(local):
+    stage = Kit("rate_limit sender_mails 1/1h recipient_mails 1/1h")
+    quoted = (
+        local.encode("utf-8", "surrogatepass")
+        .decode("latin-1")
+        .translate(dict(zip(b'\n\r\0"\\', "nr0qb", strict=True)))
+    )
+    refused = {450, 500, 501, 503, 553}
+    for wanted in ({250, *refused} - {450}, refused):
+        client = stage.connect()
+        client.say("EHLO c.example")
+        assert client.say(f'MAIL FROM:<"{quoted}"@x.example> SMTPUTF8').code in wanted
+        client.say(f'RCPT TO:<"{quoted}"@y.example>')
+    assert not stage.logged("Traceback")
 
 
 @given(user=st.text(min_size=1, max_size=300), ip=st.ip_addresses().map(str))

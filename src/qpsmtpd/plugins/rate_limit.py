@@ -6,12 +6,15 @@ Arguments, in pairs; a limit is a number and a time in seconds, or with s, m, h 
 - `recipients 1000/1d`: recipients that a client names,
 - `user_mails`, `user_recipients`: the same of a user who has authenticated, from wherever;
   these find an account whose password has become known.
+- `sender_mails`: mails of one envelope sender from clients that have limits; bounces, which have none, do not count,
+- `recipient_mails`: the same to one recipient. Senders are easily forged, and whoever likes can use up both; so
+  these should be high.
 - `ipv6_prefix`: how many bits of an IPv6 address make a client, 64 by default.
 - `reject 0`: only log.
 
 At least one limit is needed; to have several of a kind, load the plugin as `rate_limit:0`, `rate_limit:1`.
 The count begins with the first of a kind, and ends with the time. Relay clients and
-whitelisted ones have no limits as clients. What is refused counts too, so that who never
+whitelisted ones count for their users only. What is refused counts too, so that who never
 waits does not get in.
 
 The counts are in the store (`config/store`): the workers of a machine count together, and with
@@ -26,6 +29,7 @@ In config/plugins, before the plugins that take time:
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from qpsmtpd import (
@@ -47,6 +51,8 @@ _LIMIT = re.compile(r"([1-9][0-9]{0,8})/([1-9][0-9]{0,8})([smhd]?)")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _OF_CLIENT = ("connections", "mails", "recipients")
 _OF_USER = ("user_mails", "user_recipients")
+_OF_ADDRESS = ("sender_mails", "recipient_mails")
+_KINDS = (*_OF_CLIENT, *_OF_USER, *_OF_ADDRESS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,39 +78,49 @@ class RateLimit(Plugin):
 
     def register(self, qp: Site, *args: str) -> None:
         """Read the arguments, and serve the hooks that have limits. Raises ValueError."""
-        options = self.options(args, *_OF_CLIENT, *_OF_USER, "ipv6_prefix")
-        self._limits = {kind: _Limit.parse(options[kind]) for kind in (*_OF_CLIENT, *_OF_USER) if kind in options}
+        options = self.options(args, *_KINDS, "ipv6_prefix")
+        self._limits = {kind: _Limit.parse(options[kind]) for kind in _KINDS if kind in options}
         if not self._limits:
-            raise ValueError(f"at least one limit is needed: {', '.join((*_OF_CLIENT, *_OF_USER))}")
+            raise ValueError(f"at least one limit is needed: {', '.join(_KINDS)}")
         self._prefix = prefix_length(options.get("ipv6_prefix", "64"))
         self._store = qp.store(self.plugin_name.replace(":", "."))
         if "connections" in self._limits:
             self.register_hook("connect", self.count_connection)
-        if self._limits.keys() & {"mails", "user_mails"}:
+        if self._limits.keys() & {"mails", "user_mails", "sender_mails"}:
             self.register_hook("mail", self.count_mail)
-        if self._limits.keys() & {"recipients", "user_recipients"}:
+        if self._limits.keys() & {"recipients", "user_recipients", "recipient_mails"}:
             self.register_hook("rcpt", self.count_recipient)
 
     @blocking
     def count_connection(self, transaction: Transaction) -> Result:
         """Serve the hook connect."""
-        return self._count("connections")
+        return self._count({"connections": self._client()})
 
     @blocking
     def count_mail(self, transaction: Transaction, sender: Mailbox, parameters: Parameters) -> Result:
         """Serve the hook mail."""
-        return self._count("mails", "user_mails")
+        client = self._client()
+        return self._count({
+            "mails": client,
+            "user_mails": self.auth_user,
+            "sender_mails": sender.address.lower() if client else "",
+        })  # fmt: skip
 
     @blocking
     def count_recipient(self, transaction: Transaction, recipient: Mailbox, parameters: Parameters) -> Result:
         """Serve the hook rcpt."""
-        return self._count("recipients", "user_recipients")
+        client = self._client()
+        return self._count({
+            "recipients": client,
+            "user_recipients": self.auth_user,
+            "recipient_mails": recipient.address.lower() if client else "",
+        })  # fmt: skip
 
-    def _count(self, *kinds: str) -> Result:
-        """Count one more of each kind; the first that is too many decides."""
+    def _count(self, counted: Mapping[str, str]) -> Result:
+        """Count one more of each kind for whom it is, nobody where that is empty; the first too many decides."""
         result: Result = DECLINED
-        for kind in kinds:
-            limit, who = self._limits.get(kind), self._who(kind)
+        for kind, who in counted.items():
+            limit = self._limits.get(kind)
             if limit is None or not who:
                 continue
             try:
@@ -116,15 +132,12 @@ class RateLimit(Plugin):
                 result = self._refuse(kind, who, limit)
         return result
 
-    def _who(self, kind: str) -> str:
-        """Whose count it is, empty if nobody's."""
-        if kind in _OF_USER:
-            return self.auth_user
-        if self.is_immune():
-            return ""
-        return network_of(self.connection.remote_ip, self._prefix)
+    def _client(self) -> str:
+        """Which client it is, empty if it has no limits."""
+        return "" if self.is_immune() else network_of(self.connection.remote_ip, self._prefix)
 
     def _refuse(self, kind: str, who: str, limit: _Limit) -> Result:
-        text = f"too many {kind.removeprefix('user_')} from you, please try again later"
+        whose = "to this recipient" if kind == "recipient_mails" else "from you"
+        text = f"too many {kind.rpartition('_')[2]} {whose}, please try again later"
         result = self.get_reject(text, f"{who}: more than {limit.most} {kind} in {limit.seconds} s")
         return result if result is DECLINED else (DENYSOFT, text)
