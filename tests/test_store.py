@@ -229,6 +229,35 @@ def test_a_file_that_is_locked_for_too_long_is_an_error_and_then_it_is_not(path,
     assert backend.get(b"key") == b"x"
 
 
+class OthersOpenIt:
+    """A connection to a new file that others make ready at this moment, so often."""
+
+    def __init__(self, times, code=sqlite3.SQLITE_BUSY_RECOVERY):
+        self.times = times
+        self.code = code
+
+    def execute(self, statement):
+        if self.times:
+            self.times -= 1
+            error = sqlite3.OperationalError("database is locked")
+            error.sqlite_errorcode = self.code
+            raise error
+
+
+def test_a_new_file_that_others_open_at_the_same_moment_is_waited_for():
+    connection = OthersOpenIt(2)
+    store._use_wal(connection)
+    assert connection.times == 0
+
+
+def test_a_new_file_is_not_waited_for_too_long_or_for_other_reasons(monkeypatch):
+    with pytest.raises(sqlite3.OperationalError):
+        store._use_wal(OthersOpenIt(1, sqlite3.SQLITE_READONLY))
+    monkeypatch.setattr(store, "_SQLITE_SECONDS", 0.02)
+    with pytest.raises(sqlite3.OperationalError):
+        store._use_wal(OthersOpenIt(10**9))
+
+
 def test_a_thread_does_not_wait_for_another_for_ever(path, clock, monkeypatch):
     monkeypatch.setattr(store, "_SQLITE_SECONDS", 0.05)
     backend = Sqlite(str(path), clock.wall)

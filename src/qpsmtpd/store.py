@@ -12,6 +12,7 @@ import os
 import re
 import sqlite3
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -153,7 +154,6 @@ def _number(value: bytes) -> int:
 # SQLite
 
 _SCHEMA = (
-    "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = NORMAL",
     "CREATE TABLE IF NOT EXISTS entries (key BLOB PRIMARY KEY, value BLOB NOT NULL, expires REAL NOT NULL) WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS entries_by_end ON entries (expires)",
@@ -272,6 +272,7 @@ class Sqlite(Backend):
                 _make_file(self._path)
         connection = sqlite3.connect(self._path, timeout=_SQLITE_SECONDS, isolation_level=None, check_same_thread=False)
         try:
+            _use_wal(connection)
             for statement in _SCHEMA:
                 connection.execute(statement)
             connection.execute(f"PRAGMA max_page_count = {_MOST_PAGES}")
@@ -284,6 +285,22 @@ class Sqlite(Backend):
         opened, self._opened = self._opened, None
         if opened is not None:
             opened[1].close()
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Have readers not wait for writers. A new file that several processes open at once is "locked" at once for some of
+    them: SQLite does not wait here, so we do.
+    """
+    late = time.monotonic() + _SQLITE_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > late:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _make_file(path: str) -> None:
