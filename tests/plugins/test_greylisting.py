@@ -132,6 +132,23 @@ def test_those_that_others_know_are_let_in_at_once(kit, args, ip, let_in):
     assert refused(kit(Notes, f"greylisting {args}"), ip=ip) is not let_in
 
 
+def test_a_whitelisted_sender_and_a_client_that_uses_tls_are_let_in_at_once(kit):
+    class Marks(Plugin):
+        def hook_mail(self, transaction, sender, parameters):
+            if sender.user == "white":
+                transaction.notes["whitelistsender"] = 1
+            if sender.user == "tls":
+                self.connection.security = object()
+
+    stage = kit(Marks, "greylisting")
+    assert refused(stage)
+    for user, why in (("white", "skip, whitelisted sender"), ("tls", "skip, tls")):
+        client = stage.connect()
+        client.say("EHLO c.example")
+        assert client.say(f"MAIL FROM:<{user}@x.example>").code == 250
+        assert stage.logged(why)
+
+
 def test_nobody_is_refused_at_data_if_all_recipients_are_whitelisted(kit):
     class Whitelist(Plugin):
         def hook_rcpt(self, transaction, recipient, parameters):

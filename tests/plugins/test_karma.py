@@ -144,6 +144,41 @@ def test_the_worst_are_refused_at_data(kit):
     assert stage.connect("192.0.2.11").deliver(sender="a@x.org")[-1].code == 250
 
 
+def test_a_karma_of_minus_four_is_not_among_the_worst(kit):
+    stage = kit("karma reject 1", config={"karma_tlds": ["info:-4"]})
+    assert stage.connect().deliver(sender="a@x.info")[-1].code == 250
+
+
+def test_who_has_never_been_nice_gets_a_day_more_for_each_naughty_connection(stage):
+    stage = stage("reject 0 count_naughty 1")
+    for _ in range(6):
+        visit(stage)
+    stage.clock.advance(7 * DAY - 60)
+    visit(stage, BAD)
+    assert not stage.logged("penalty expired")
+    stage.clock.advance(9 * DAY)
+    visit(stage, BAD)
+    assert stage.logged("penalty expired")
+
+
+def test_who_has_been_very_nice_begins_above_zero(stage):
+    stage = stage()
+    karma = []
+    for _ in range(12):
+        client = stage.connect(GOOD)
+        karma.append(client.connection.notes["karma"])
+        client.say("EHLO c.example")
+        client.say("QUIT")
+    assert karma == [0] * 11 + [1]
+
+
+def test_a_visit_in_the_penalty_box_is_counted(stage):
+    stage = stage()
+    visit(stage)
+    visit(stage)
+    assert Record.read(stage.site.plugins[0]._store.get(BAD)).connects == 2
+
+
 def test_who_may_relay_is_spared(kit):
     stage = kit("relay", "karma reject connect", Signs, config={"relayclients": [BAD]})
     visit(stage)
