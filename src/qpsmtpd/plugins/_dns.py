@@ -3,8 +3,6 @@
 import ipaddress
 from collections.abc import Callable, Mapping
 
-from anyio import move_on_after
-
 from qpsmtpd import Plugin
 from qpsmtpd.plugins._options import seconds
 from qpsmtpd.resolver import DnsError, Resolver
@@ -22,6 +20,8 @@ class _Hurried(Resolver):
         self._limit = limit
 
     async def look_up(self, name: str, kind: str) -> tuple[str, ...]:
+        from anyio import move_on_after  # noqa: PLC0415 - comes with the extra dns
+
         with move_on_after(self._limit):
             return await self._resolver.look_up(name, kind)
         raise DnsError(f"{kind} of {name}: no answer within {self._limit:g} s")
