@@ -88,6 +88,18 @@ def dovecot(_dovecot):
     return _dovecot
 
 
+@pytest.fixture(scope="session")
+def clamd():
+    """ClamAV's daemon: `port`, and `path` of its Unix socket."""
+    yield from _started(servers.clamd)
+
+
+@pytest.fixture(scope="session")
+def spamd():
+    """SpamAssassin's daemon: `port`."""
+    yield from _started(servers.spamd)
+
+
 @pytest.fixture(params=["postfix", "exim"])
 def mta(request):
     """Each of the servers that take mail by SMTP."""

@@ -505,3 +505,64 @@ def smtp_source(address, *options):
     command = [program("smtp-source"), *options, f"{host}:{port}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=2 * SECONDS)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+CLAMD = """\
+Foreground yes
+LocalSocket {base}/socket
+TCPAddr 127.0.0.1
+TCPSocket {port}
+DatabaseDirectory {base}/signatures
+TemporaryDirectory {base}
+StreamMaxLength 1M
+User {user}
+"""
+
+MARKER = b"a marker that only this signature knows"
+"""What clamd takes for a virus."""
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """A running daemon that judges messages, by TCP and by a Unix socket."""
+
+    port: int
+    path: Path | None = None
+
+
+@contextlib.contextmanager
+def clamd():
+    """ClamAV's daemon, which knows MARKER as the virus Marker, and nothing else."""
+    command = program("clamd")
+    with directory() as base, free_port() as port:
+        (base / "signatures").mkdir()
+        (base / "signatures" / "marker.ndb").write_text(f"Marker:0:*:{MARKER.hex()}\n")
+        config, log = base / "clamd.conf", base / "log"
+        config.write_text(CLAMD.format(base=base, port=port, user=pwd.getpwuid(os.geteuid()).pw_name))
+        with running([command, "-c", config], log, lambda: answers(base / "socket", greeting=b"")):
+            yield Daemon(port, base / "socket")
+
+
+@contextlib.contextmanager
+def spamd():
+    """SpamAssassin's daemon with a few rules of our own, which calls spam what holds MARKER."""
+    command = program("spamd")
+    with directory() as base, free_port() as port:
+        for name in ("rules", "site", "home"):
+            (base / name).mkdir()
+        if os.geteuid() == 0:
+            shutil.chown(base / "home", "nobody")
+        (base / "rules" / "rules.cf").write_text(
+            f"body MARKER /{MARKER.decode()}/\nscore MARKER 9\nadd_header all Status "
+            '"_YESNO_, score=_SCORE_ required=_REQD_ tests=_TESTS_ autolearn=_AUTOLEARN_ version=_VERSION_"\n'
+            "use_bayes 0\nskip_rbl_checks 1\ndns_available no\n"
+        )
+        (base / "site" / "local.cf").touch()
+        options = [
+            "--local", "--nouser-config", "--syslog=stderr", f"--helper-home-dir={base}/home", "--max-children=1", "--min-children=1",
+            f"--configpath={base}/rules", f"--siteconfigpath={base}/site", f"--listen=127.0.0.1:{port}", f"--pidfile={base}/pid",
+        ]  # fmt: skip
+        if os.geteuid() == 0:
+            options.append("--username=nobody")
+        with running([command, *options], base / "log", lambda: answers(("127.0.0.1", port), greeting=b"")):
+            yield Daemon(port)
