@@ -557,7 +557,7 @@ def spamd():
             '"_YESNO_, score=_SCORE_ required=_REQD_ tests=_TESTS_ autolearn=_AUTOLEARN_ version=_VERSION_"\n'
             "use_bayes 0\nskip_rbl_checks 1\ndns_available no\n"
         )
-        (base / "site" / "local.cf").touch()
+        (base / "site" / "check.pre").write_text("loadplugin Mail::SpamAssassin::Plugin::Check\n")
         options = [
             "--local", "--nouser-config", "--syslog=stderr", f"--helper-home-dir={base}/home", "--max-children=1", "--min-children=1",
             f"--configpath={base}/rules", f"--siteconfigpath={base}/site", f"--listen=127.0.0.1:{port}", f"--pidfile={base}/pid",
