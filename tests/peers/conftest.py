@@ -100,6 +100,18 @@ def spamd():
     yield from _started(servers.spamd)
 
 
+@pytest.fixture(scope="session")
+def rspamd():
+    """Rspamd: `port`."""
+    yield from _started(servers.rspamd)
+
+
+@pytest.fixture(scope="session")
+def opendkim(files):
+    """OpenDKIM: `port`."""
+    yield from _started(servers.opendkim, files)
+
+
 @pytest.fixture(params=["postfix", "exim"])
 def mta(request):
     """Each of the servers that take mail by SMTP."""

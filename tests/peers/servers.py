@@ -566,3 +566,66 @@ def spamd():
             options.append("--username=nobody")
         with running([command, *options], base / "log", lambda: answers(("127.0.0.1", port), greeting=b"")):
             yield Daemon(port)
+
+
+RSPAMD = """\
+options {{
+  tempdir = "{base}";
+  pidfile = "{base}/pid";
+  control_socket = "{base}/control mode=0600";
+  cache_file = "{base}/cache";
+  filters = "";
+  dns {{ nameserver = "127.0.0.1:9"; timeout = 0.01s; retransmits = 1; }}
+}}
+logging {{ type = "console"; }}
+worker "normal" {{
+  bind_socket = "127.0.0.1:{port}";
+  count = 1;
+}}
+actions {{ reject = 15; add_header = 6; }}
+lua = "{base}/rules.lua";
+"""
+
+RSPAMD_RULES = """\
+rspamd_config:register_symbol({{ name = "MARKER", score = 9, callback = function(task)
+  task:set_milter_reply({{ add_headers = {{ ["X-Helo"] = task:get_helo() or "", ["X-From"] = task:get_from("smtp")[1].addr }} }})
+  return tostring(task:get_content()):find("{marker}", 1, true) ~= nil
+end }})
+rspamd_config:register_symbol({{ name = "TWO", score = 9, callback = function(task)
+  return #task:get_recipients("smtp") > 1
+end }})
+"""
+
+
+@contextlib.contextmanager
+def rspamd():
+    """Rspamd with two rules of our own: for what holds MARKER, and for what has several recipients; both are a reason
+    to reject, one of them to add a field."""
+    command = program("rspamd")
+    with directory() as base, free_port() as port:
+        (base / "rules.lua").write_text(RSPAMD_RULES.format(marker=MARKER.decode()))
+        config = base / "rspamd.conf"
+        config.write_text(RSPAMD.format(base=base, port=port))
+        rights = ["--insecure"] if os.geteuid() == 0 else []
+        with running(
+            [command, "--no-fork", *rights, "--config", config], base / "log", lambda: answers(("127.0.0.1", port), greeting=b"")
+        ):  # fmt: skip
+            yield Daemon(port)
+
+
+@contextlib.contextmanager
+def opendkim(files):
+    """OpenDKIM, which signs mail from DOMAIN with the key of `files`, for clients on 192.0.2.0/24."""
+    command = program("opendkim")
+    with directory() as base, free_port() as port:
+        key = base / "key"
+        key.write_bytes(files.key.read_bytes())
+        key.chmod(0o600)
+        (base / "hosts").write_text("192.0.2.0/24\n")
+        config = base / "opendkim.conf"
+        config.write_text(
+            f"Socket inet:{port}@127.0.0.1\nDomain {DOMAIN}\nSelector sel\nKeyFile {key}\nMode s\n"
+            f"InternalHosts {base}/hosts\nSyslog no\nBackground no\nCanonicalization relaxed/simple\n"
+        )
+        with running([command, "-f", "-x", config], base / "log", lambda: answers(("127.0.0.1", port), greeting=b"")):
+            yield Daemon(port)

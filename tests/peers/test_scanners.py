@@ -1,4 +1,4 @@
-"""Plugins that have messages judged, and the daemons that judge: ClamAV, SpamAssassin."""
+"""Plugins that have messages judged, and the daemons that judge: ClamAV, SpamAssassin, Rspamd."""
 
 import pytest
 from servers import MARKER
@@ -21,11 +21,11 @@ class Keep(Plugin):
         return OK
 
 
-def deliver(line, content, **config):
+def deliver(line, content, recipients=("b@x.example",), **config):
     """Send a message through a plugin: gives the last reply, the message that was queued, and the stage."""
     Keep.content = b""
     stage = Kit(line, Keep, config={"me": ["mx.example"], **config})
-    reply = stage.connect().deliver(content)[-1]
+    reply = stage.connect().deliver(content, sender="a@x.example", recipients=recipients)[-1]
     return reply, Keep.content, stage
 
 
@@ -63,3 +63,17 @@ def test_spamd_marks_and_refuses_spam(spamd):
     assert b"\r\nSubject: *** SPAM *** hello\r\n" in message
     assert message.endswith(MARKED.partition(b"\r\n\r\n")[2])
     assert deliver(f"{line} reject 9", MARKED)[0].code == 554
+
+
+def test_rspamd_marks_and_refuses_spam(rspamd):
+    line = f"rspamd server 127.0.0.1:{rspamd.port} defer_on_error yes"
+    reply, message, stage = deliver(line, CONTENT)
+    assert reply.code == 250, stage.log
+    assert stage.logged("rspamd: pass, no action"), stage.log
+    assert b"X-From: a@x.example\r\n" in message
+    reply, message, stage = deliver(line, MARKED)
+    assert message.startswith((b"X-From", b"X-Helo")), stage.log
+    assert b"X-Spam: Yes\r\n" in message, stage.log
+    assert message.endswith(MARKED)
+    reply, _, stage = deliver(line, MARKED, recipients=["b@x.example", "c@x.example"])
+    assert reply.code == 554, stage.log

@@ -116,6 +116,19 @@ class Header:
         self.delete(name)
         self.add(name, value, first)
 
+    def change(self, name: str, number: int, value: str | None) -> None:
+        """Put a new body into one of the fields of this name, or remove it if that is None.
+
+        They count from 1 at the top, from -1 at the bottom. Where there are fewer, one is added.
+        """
+        places = self._places(name)
+        if not number or abs(number) > len(places):
+            if value is not None:
+                self.add(name, value)
+            return
+        place = places[number - 1 if number > 0 else number]
+        self._fields()[place : place + 1] = [] if value is None else [make_field(name, value)]
+
     def __bytes__(self) -> bytes:
         return self._raw if self._split is None else b"".join(self._split)
 
