@@ -107,9 +107,9 @@ def rspamd():
 
 
 @pytest.fixture(scope="session")
-def opendkim(files):
+def opendkim():
     """OpenDKIM: `port`."""
-    yield from _started(servers.opendkim, files)
+    yield from _started(servers.opendkim)
 
 
 @pytest.fixture(params=["postfix", "exim"])

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import trustme
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 DOMAIN = "peer.example"
 USERS = ("alice", "bob", "carol")
@@ -614,18 +616,19 @@ def rspamd():
 
 
 @contextlib.contextmanager
-def opendkim(files):
-    """OpenDKIM, which signs mail from DOMAIN with the key of `files`, for clients on 192.0.2.0/24."""
+def opendkim():
+    """OpenDKIM, which signs mail from DOMAIN for clients on 192.0.2.0/24."""
     command = program("opendkim")
     with directory() as base, free_port() as port:
         key = base / "key"
-        key.write_bytes(files.key.read_bytes())
+        private = rsa.generate_private_key(65537, 2048)
+        key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         key.chmod(0o600)
         (base / "hosts").write_text("192.0.2.0/24\n")
         config = base / "opendkim.conf"
         config.write_text(
             f"Socket inet:{port}@127.0.0.1\nDomain {DOMAIN}\nSelector sel\nKeyFile {key}\nMode s\n"
-            f"InternalHosts {base}/hosts\nSyslog no\nBackground no\nCanonicalization relaxed/simple\n"
+            f"InternalHosts {base}/hosts\nSyslog no\nBackground no\nRequireSafeKeys no\nCanonicalization relaxed/simple\n"
         )
         with running([command, "-f", "-x", config], base / "log", lambda: answers(("127.0.0.1", port), greeting=b"")):
             yield Daemon(port)

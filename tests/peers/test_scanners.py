@@ -1,7 +1,7 @@
-"""Plugins that have messages judged, and the daemons that judge: ClamAV, SpamAssassin, Rspamd."""
+"""Plugins that have messages judged, and the daemons that judge: ClamAV, SpamAssassin, Rspamd, and OpenDKIM as a milter."""
 
 import pytest
-from servers import MARKER
+from servers import DOMAIN, MARKER
 
 from qpsmtpd import OK, Plugin
 from qpsmtpd.testing import Kit
@@ -77,3 +77,16 @@ def test_rspamd_marks_and_refuses_spam(rspamd):
     assert message.endswith(MARKED)
     reply, _, stage = deliver(line, MARKED, recipients=["b@x.example", "c@x.example"])
     assert reply.code == 554, stage.log
+
+
+def test_opendkim_signs_a_message(opendkim):
+    line = f"milter opendkim {opendkim.port} default tempfail"
+    Keep.content = b""
+    stage = Kit(line, Keep, config={"me": ["mx.example"]})
+    content = CONTENT.replace(b"a@x.example", f"a@{DOMAIN}".encode())
+    client = stage.connect()
+    reply = client.deliver(content, sender=f"a@{DOMAIN}", recipients=["b@x.example"])[-1]
+    client.say("QUIT")
+    assert reply.code == 250, stage.log
+    assert b"DKIM-Signature: v=1; a=rsa-sha256; c=relaxed/simple; d=peer.example; s=sel;" in Keep.content, stage.log
+    assert Keep.content.endswith(content)

@@ -157,13 +157,18 @@ class Header:
 def make_field(name: str, value: str) -> bytes:
     r"""A header field as sent, CRLF included; a line feed in `value` folds it.
 
+    A folded line keeps the blanks it begins with (a signature may count them), or gets a tab.
     What no field may hold is shown as `?`. Raises ValueError for a bad name.
     """
     if not _FIELD_NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no header field name")
-    lines = [" ".join(line.split("\r")).strip() for line in value.replace("\r\n", "\n").split("\n")]
-    folded = "\r\n\t".join(line for line in lines if line)
+    lines = [" ".join(line.split("\r")) for line in value.replace("\r\n", "\n").split("\n")]
+    folded = "\r\n".join(_blanks(line) + line.strip() for line in lines if line.strip()).lstrip(" \t")
     return f"{name}: {_NO_FIELD_TEXT.sub('?', folded)}\r\n".encode("utf-8", "surrogateescape")
+
+
+def _blanks(line: str) -> str:
+    return line[: len(line) - len(line.lstrip(" \t"))] or "\t"
 
 
 class Message:
@@ -204,6 +209,18 @@ class Message:
         if len(self._rest) >= _MOST:
             self._rest = [b"".join(self._rest)]
         return self._waiting >= PIECE if self._file is not None else self.size > self._threshold
+
+    def replace_rest(self, data: bytes) -> None:
+        """Put something else behind the header fields, with a blank line before it. Raises OSError.
+
+        Who reads what was there has to end before.
+        """
+        self.size -= self._rest_size
+        if self._file is not None:
+            self._file.close()
+        self._file, self._rest, self._rest_size, self._waiting = None, [], 0, 0
+        if self.write(b"\r\n" + data):
+            self.spool()
 
     def spool(self) -> None:
         """Have the content in a file, whatever its size. Raises OSError."""
