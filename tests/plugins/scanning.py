@@ -65,7 +65,7 @@ class Daemon:
                     self.talk(connection)
                 except (OSError, EOFError):
                     pass
-                except BaseException as error:
+                except BaseException as error:  # noqa: BLE001 - shown to the test
                     self.failure = error
 
 

@@ -215,7 +215,7 @@ def test_a_filter_that_is_down_or_late_lets_mail_pass_or_defers_it(kit, tmp_path
     [b"\0\0\0\0", b"\xff\xff\xff\xff", b"\0\0\0\1z", _milter.packet(b"y", b"200 ok\0"), _milter.packet(b"m", b"x")],
 )
 def test_an_answer_that_makes_no_sense_lets_the_message_pass_or_defers_it(ask, args, code, answer):
-    reply, message, stage = ask(Filter(E=answer), args)
+    reply, _, stage = ask(Filter(E=answer), args)
     assert reply.code == code
     assert stage.logged("milter: error, test at 127.0.0.1:")
 

@@ -122,9 +122,7 @@ def test_the_note_holds_what_the_status_says(judge):
 
 
 def test_without_a_status_field_spamds_own_verdict_counts(judge):
-    reply, message, _ = judge(
-        b"SPAMD/1.1 0 EX_OK\nSpam: True ; 7.5 / 5\n\nX-Spam-Flag: YES\nSubject: x\n\n", "reject 7"
-    )
+    reply, _, _ = judge(b"SPAMD/1.1 0 EX_OK\nSpam: True ; 7.5 / 5\n\nX-Spam-Flag: YES\nSubject: x\n\n", "reject 7")
     assert reply.code == 554
     assert Notes.transaction == {}  # refused before Notes is asked
     judge(b"SPAMD/1.1 0 EX_OK\r\nSpam: True ; 7.5 / 5\r\n\r\n\r\n")
@@ -221,7 +219,7 @@ class Relay(Plugin):
 )
 def test_some_messages_are_not_judged(judge, plugins, args, log):
     spamd = Spamd(spamd_answer())
-    reply, message, stage = judge(spamd, f"reject 1 {args}", plugins=plugins)
+    reply, _, stage = judge(spamd, f"reject 1 {args}", plugins=plugins)
     assert reply.code == 250
     assert not spamd.asked
     assert stage.logged(log)

@@ -5,6 +5,7 @@ import os
 import socket
 import stat
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -47,8 +48,7 @@ class Clamd:
             return file.read()
 
     def zSCAN(self, connection, path):  # noqa: N802
-        with open(path, "rb") as file:
-            return file.read()
+        return Path(os.fsdecode(path)).read_bytes()
 
 
 class Karma(Plugin):
@@ -166,7 +166,9 @@ def test_who_may_enter_the_spool_directory_may_read_the_file(kit, tmp_path, perm
 
     class Look(Clamd):
         def zSCAN(self, connection, path):  # noqa: N802
-            modes.extend(stat.S_IMODE(os.stat(each).st_mode) for each in (os.path.dirname(path), path))
+            modes.extend(
+                stat.S_IMODE(each.stat().st_mode) for each in (Path(os.fsdecode(path)).parent, Path(os.fsdecode(path)))
+            )
 
     spool = tmp_path / "spool"
     spool.mkdir()

@@ -29,6 +29,7 @@ In config/plugins:
     milter opendkim 127.0.0.1:8891 timeout 30
 """
 
+import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -164,10 +165,8 @@ class Milter(Plugin):
         talk = self._talk()
         if talk is None or talk.stream is None:
             return DECLINED
-        try:
+        with contextlib.suppress(OSError):
             self._stream(talk).send(_milter.packet(b"Q"))
-        except OSError:
-            pass
         talk.stream.close()
         talk.stream = None
         return DECLINED

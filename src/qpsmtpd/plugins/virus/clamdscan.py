@@ -35,6 +35,7 @@ In config/plugins, behind the plugins that judge the sender:
     virus/clamdscan deny_viruses yes max_size 10240
 """
 
+import contextlib
 import os
 import re
 import struct
@@ -138,10 +139,8 @@ class ClamdScan(Plugin):
         with Stream(self._place, self._seconds) as stream:
             stream.send(b"zIDSESSION\0zVERSION\0")
             version = _safe(_answer(stream).partition("/")[0]) or "ClamAV"
-            try:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # clamd may say why it wants no more
                 self._hand_over(stream, transaction)
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # clamd may have said why it does not want more
             return version, _verdict(_answer(stream))
 
     def _hand_over(self, stream: Stream, transaction: Transaction) -> None:
