@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scanning import Daemon, Keep, queued, receive_exactly
 
-from qpsmtpd import Plugin
+from qpsmtpd import OK, Plugin
 from qpsmtpd.config import ConfigError
 from qpsmtpd.plugins import _milter
 from qpsmtpd.plugins._milter import Step
@@ -152,6 +152,27 @@ def test_after_accept_nothing_more_is_asked_of_this_message_and_the_next_one_is_
     talk = Filter(C=_milter.packet(b"a"))
     assert ask(talk)[0].code == 250
     assert talk.letters == b"CQ"
+
+
+def test_a_client_may_be_refused_at_once_and_the_filter_is_told_of_the_end(kit):
+    talk = Filter(C=_milter.packet(b"r"))
+    with Daemon(talk) as daemon:
+        client = kit(f"milter test {daemon.port}").connect()
+        assert client.closed
+    assert talk.letters == b"CQ"
+
+
+def test_a_filter_that_was_not_told_of_the_client_is_told_before_mail(kit):
+    class First(Plugin):
+        def hook_connect(self, transaction):
+            return OK
+
+    talk = Filter()
+    with Daemon(talk) as daemon:
+        client = kit(First, f"milter test {daemon.port}", Keep).connect()
+        assert client.deliver(CONTENT)[-1].code == 250
+        client.say("QUIT")
+    assert talk.letters.startswith(b"CMRT")
 
 
 def test_a_discarded_message_is_marked(ask):

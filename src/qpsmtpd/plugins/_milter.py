@@ -41,9 +41,8 @@ class Step(enum.Enum):
     END = b"E", 0, 0
 
 
-_PROTOCOL = _LEADING_BLANK | 0x400 | 0x20100  # SKIP in the body; unknown commands, of which nobody is told
-for _step in Step:
-    _PROTOCOL |= _step.value[1] | _step.value[2]
+# Besides the bits of the steps: SKIP in the body; unknown commands, of which nobody is told.
+_PROTOCOL = sum(step.value[1] | step.value[2] for step in Step) | _LEADING_BLANK | 0x400 | 0x20100
 
 
 def packet(letter: bytes, data: bytes = b"") -> bytes:

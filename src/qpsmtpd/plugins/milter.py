@@ -93,6 +93,9 @@ class Milter(Plugin):
     @blocking
     def hook_connect(self, transaction: Transaction) -> Result:
         """Connect to the filter, and tell it of the client."""
+        return self._greet()
+
+    def _greet(self) -> Result:
         connection = self.connection
         ip = connection.remote_ip
         family = "6" if is_ipv6(ip) else "4" if is_valid_ip(ip) else "U"
@@ -117,7 +120,11 @@ class Milter(Plugin):
     def hook_mail(self, transaction: Transaction, sender: Mailbox, parameters: Parameters) -> Result:
         """Tell it of MAIL."""
         talk = self._talk()
-        if talk is not None:
+        if talk is None:  # another plugin has ended the hook connect before
+            result = self._greet()
+            if result is not DECLINED:
+                return result
+        else:
             talk.is_decided = False
         macros = {
             "i": transaction.id,
@@ -375,8 +382,8 @@ def _change_one(transaction: Transaction, change: Change) -> None:
     elif change.letter == b"e":
         transaction.sender = _mailbox(words[0])
     elif change.letter == b"h":
-        header.add(*words)
+        header.add(words[0], words[1])
     elif change.letter == b"i":
-        header.add(*words, change.number)
+        header.add(words[0], words[1], change.number)
     elif change.letter == b"m":
         header.change(words[0], max(change.number, 1), words[1] if words[1].strip() else None)

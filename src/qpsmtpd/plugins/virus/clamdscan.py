@@ -122,13 +122,14 @@ class ClamdScan(Plugin):
 
     def _found(self, transaction: Transaction, virus: str) -> Result:
         self.adjust_karma(-1)
+        text = f"Virus found: {virus}"
         result: Result = DECLINED
         if self._denies:
-            result = self.get_reject(f"Virus found: {virus}", f"found virus {virus}")
+            result = self.get_reject(text, f"found virus {virus}")
         else:
             self.log(LOGINFO, f"fail, found virus {virus}")
         if isinstance(result, tuple):
-            self.is_naughty(result[1])
+            self.is_naughty(text)
         else:
             transaction.header.add("X-Virus-Details", virus, 0)
             transaction.header.add("X-Virus-Found", "Yes", 0)
