@@ -722,6 +722,9 @@ TESTED_ELSEWHERE = {
     "fromhost-doubt": "tests/plugins/test_resolvable_fromhost.py::test_while_nobody_can_say_it_is_refused_for_now",
     "fromhost-addresses": "tests/plugins/test_resolvable_fromhost.py::test_bad_senders_are_refused",
     "uribl-names": "tests/plugins/test_uribl.py::test_hosts_are_found_however_they_are_written",
+    "clamd-transfer": "tests/plugins/test_virus_clamdscan.py::test_the_message_may_be_handed_over_in_three_ways",
+    "spamd-fields": "tests/plugins/test_spamassassin.py::test_what_the_message_says_of_itself_is_never_shown_to_spamd_nor_taken_for_its_answer",
+    "milter-failure": "tests/plugins/test_milter.py::test_a_filter_that_is_down_or_late_lets_mail_pass_or_defers_it",
     "adaptive-verdict": "tests/plugins/test_logging_adaptive.py::test_a_refused_recipient_does_not_hide_that_the_message_was_accepted",
 }
 """Rows that no recorded fact is about, and the test of each."""
