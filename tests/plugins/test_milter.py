@@ -286,6 +286,13 @@ def test_texts_have_no_more_ends_than_words(one, two):
     assert _milter.texts(one, two).count(b"\0") == 2
 
 
+@given(st.binary(max_size=20))
+def test_a_field_ends_where_it_ends_whatever_is_in_it(body):
+    data = _milter.field_packet("A", body, leading_blank=True)
+    assert data[4:7] == b"LA\0"
+    assert data.find(b"\0", 7) == len(data) - 1
+
+
 PACKETS = st.lists(
     st.builds(_milter.packet, st.sampled_from([bytes([each]) for each in b"+2-ehimbqpcartdsyz"]),
               st.lists(st.sampled_from([b"\0\0\0\1", b"X-A", b"\0", b"\r\nEvil: 1", b"<a@b.example>", b"550 "]) | st.binary(max_size=4), max_size=6).map(b"".join))

@@ -9,7 +9,7 @@ from scanning import Daemon, Keep, queued, receive_exactly, receive_until, sayin
 
 from qpsmtpd import Plugin
 from qpsmtpd.config import ConfigError
-from qpsmtpd.plugins.rspamd import parse_answer
+from qpsmtpd.plugins.rspamd import change_fields, parse_answer
 from qpsmtpd.session.message import Header
 
 CONTENT = b"From: a@client.example\r\nX-Spam: No\r\nSubject: offer\r\n\r\nbuy\r\n"
@@ -132,6 +132,15 @@ def test_fields_are_added_and_removed_as_rspamd_says(judge):
     assert message.endswith(b"\r\nSubject: offer\r\nX-Two: b\r\n\tc\r\n\r\nbuy\r\n")
     for name in (b"\r\nFrom:", b"Bad", b"X-Odd"):
         assert name not in message
+
+
+@pytest.mark.parametrize(
+    ("which", "left"), [([1, 2], "c"), ([-1, -2], "a"), ([2], "ac"), (-3, "bc"), (0, ""), (9, "abc")]
+)
+def test_fields_are_removed_by_their_numbers_as_they_were(which, left):
+    header = Header(b"X: a\r\nX: b\r\nX: c\r\n")
+    change_fields(header, {"action": "no action", "milter": {"remove_headers": {"x": which}}})
+    assert "".join(header.get_all("X")) == left
 
 
 @pytest.mark.parametrize(("args", "count"), [("", 1), ("relayclient check", 1), ("relayclient skip", 0)])

@@ -161,7 +161,7 @@ def change_fields(header: Header, answer: Answer) -> None:
     """Remove and add the header fields that Rspamd says; what makes no sense is left out."""
     wishes = _mapping(answer.get("milter"))
     for name, which in _mapping(wishes.get("remove_headers")).items():
-        for each in sorted((one for one in _listed(which) if isinstance(one, int)), reverse=True):
+        for each in sorted((one for one in _listed(which) if isinstance(one, int)), key=abs, reverse=True):
             if each:
                 header.change(name, each, None)
             else:
