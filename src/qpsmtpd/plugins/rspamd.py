@@ -5,7 +5,8 @@ Arguments:
   Unix socket; localhost:11333 by default.
 - `password`: what Rspamd wants to hear from clients that its `secure_ip` does not name.
 - `relayclient`: check (the default) has messages of relay clients judged too, as Rspamd may
-  sign them by DKIM; skip does not. Whitelisted clients and naughty ones are never judged.
+  sign them by DKIM; skip does not. Other clients that are whitelisted, and naughty ones, are
+  never judged.
 - `defer_on_error`: yes refuses a message for now if Rspamd cannot judge it; no (the default)
   lets it pass.
 - `max_size`: larger messages are not judged, in kilobytes; 10240 by default.
