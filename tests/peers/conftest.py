@@ -72,24 +72,6 @@ def own_redis():
     return _skipping(servers.redis)
 
 
-@pytest.fixture(scope="session")
-def clamd():
-    """ClamAV's daemon: `address`, and `path` of its Unix socket."""
-    yield from _started(servers.clamd)
-
-
-@pytest.fixture(scope="session")
-def rspamd():
-    """rspamd: `address`."""
-    yield from _started(servers.rspamd)
-
-
-@pytest.fixture(scope="session")
-def spamd():
-    """SpamAssassin's daemon: `address`."""
-    yield from _started(servers.spamd)
-
-
 @pytest.fixture
 def postfix(_postfix):
     """Postfix: `address`, `inbox(user)`, `forget()`, `also["bare"]` without PIPELINING and CHUNKING."""
@@ -116,6 +98,30 @@ def dovecot(_dovecot):
     """Dovecot's LMTP: as `postfix`, and `path` is a Unix socket where it listens too."""
     _dovecot.forget()
     return _dovecot
+
+
+@pytest.fixture(scope="session")
+def clamd():
+    """ClamAV's daemon: `port`, and `path` of its Unix socket."""
+    yield from _started(servers.clamd)
+
+
+@pytest.fixture(scope="session")
+def spamd():
+    """SpamAssassin's daemon: `port`."""
+    yield from _started(servers.spamd)
+
+
+@pytest.fixture(scope="session")
+def rspamd():
+    """Rspamd: `port`."""
+    yield from _started(servers.rspamd)
+
+
+@pytest.fixture(scope="session")
+def opendkim():
+    """OpenDKIM: `port`."""
+    yield from _started(servers.opendkim)
 
 
 @pytest.fixture(params=["postfix", "exim"])

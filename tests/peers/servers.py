@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import trustme
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 DOMAIN = "peer.example"
 USERS = ("alice", "bob", "carol")
@@ -511,6 +513,131 @@ def smtp_source(address, *options):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+CLAMD = """\
+Foreground yes
+LocalSocket {base}/socket
+TCPAddr 127.0.0.1
+TCPSocket {port}
+DatabaseDirectory {base}/signatures
+TemporaryDirectory {base}
+StreamMaxLength 1M
+User {user}
+"""
+
+MARKER = b"a marker that only this signature knows"
+"""What clamd takes for a virus."""
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """A running daemon that judges messages, by TCP and by a Unix socket."""
+
+    port: int
+    path: Path | None = None
+
+
+@contextlib.contextmanager
+def clamd():
+    """ClamAV's daemon, which knows MARKER as the virus Marker, and nothing else."""
+    command = program("clamd")
+    with directory() as base, free_port() as port:
+        (base / "signatures").mkdir()
+        (base / "signatures" / "marker.ndb").write_text(f"Marker:0:*:{MARKER.hex()}\n")
+        config, log = base / "clamd.conf", base / "log"
+        config.write_text(CLAMD.format(base=base, port=port, user=pwd.getpwuid(os.geteuid()).pw_name))
+        with running([command, "-c", config], log, lambda: answers(base / "socket", greeting=b"")):
+            yield Daemon(port, base / "socket")
+
+
+@contextlib.contextmanager
+def spamd():
+    """SpamAssassin's daemon with a few rules of our own, which calls spam what holds MARKER."""
+    command = program("spamd")
+    with directory() as base, free_port() as port:
+        for name in ("rules", "site", "home"):
+            (base / name).mkdir()
+        if os.geteuid() == 0:
+            shutil.chown(base / "home", "nobody")
+        (base / "rules" / "rules.cf").write_text(
+            f"body MARKER /{MARKER.decode()}/\nscore MARKER 9\nadd_header all Status "
+            '"_YESNO_, score=_SCORE_ required=_REQD_ tests=_TESTS_ autolearn=_AUTOLEARN_ version=_VERSION_"\n'
+            "use_bayes 0\nskip_rbl_checks 1\ndns_available no\n"
+        )
+        (base / "site" / "check.pre").write_text("loadplugin Mail::SpamAssassin::Plugin::Check\n")
+        options = [
+            "--local", "--nouser-config", "--syslog=stderr", f"--helper-home-dir={base}/home", "--max-children=1", "--min-children=1",
+            f"--configpath={base}/rules", f"--siteconfigpath={base}/site", f"--listen=127.0.0.1:{port}", f"--pidfile={base}/pid",
+        ]  # fmt: skip
+        if os.geteuid() == 0:
+            options.append("--username=nobody")
+        with running([command, *options], base / "log", lambda: answers(("127.0.0.1", port), greeting=b"")):
+            yield Daemon(port)
+
+
+RSPAMD = """\
+options {{
+  tempdir = "{base}";
+  pidfile = "{base}/pid";
+  control_socket = "{base}/control mode=0600";
+  cache_file = "{base}/cache";
+  filters = "";
+  dns {{ nameserver = "127.0.0.1:9"; timeout = 0.01s; retransmits = 1; }}
+}}
+logging {{ type = "console"; }}
+worker "normal" {{
+  bind_socket = "127.0.0.1:{port}";
+  count = 1;
+}}
+actions {{ reject = 15; add_header = 6; }}
+lua = "{base}/rules.lua";
+"""
+
+RSPAMD_RULES = """\
+rspamd_config:register_symbol({{ name = "MARKER", score = 9, callback = function(task)
+  task:set_milter_reply({{ add_headers = {{ ["X-Helo"] = task:get_helo() or "", ["X-From"] = task:get_from("smtp")[1].addr }} }})
+  return tostring(task:get_content()):find("{marker}", 1, true) ~= nil
+end }})
+rspamd_config:register_symbol({{ name = "TWO", score = 9, callback = function(task)
+  return #task:get_recipients("smtp") > 1
+end }})
+"""
+
+
+@contextlib.contextmanager
+def rspamd():
+    """Rspamd with two rules of our own: for what holds MARKER, and for what has several recipients; both are a reason
+    to reject, one of them to add a field."""
+    command = program("rspamd")
+    with directory() as base, free_port() as port:
+        (base / "rules.lua").write_text(RSPAMD_RULES.format(marker=MARKER.decode()))
+        config = base / "rspamd.conf"
+        config.write_text(RSPAMD.format(base=base, port=port))
+        rights = ["--insecure"] if os.geteuid() == 0 else []
+        with running(
+            [command, "--no-fork", *rights, "--config", config], base / "log", lambda: answers(("127.0.0.1", port), greeting=b"")
+        ):  # fmt: skip
+            yield Daemon(port)
+
+
+@contextlib.contextmanager
+def opendkim():
+    """OpenDKIM, which signs mail from DOMAIN for clients on 192.0.2.0/24."""
+    command = program("opendkim")
+    with directory() as base, free_port() as port:
+        key = base / "key"
+        private = rsa.generate_private_key(65537, 2048)
+        key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        key.chmod(0o600)
+        (base / "hosts").write_text("192.0.2.0/24\n")
+        config = base / "opendkim.conf"
+        config.write_text(
+            f"Socket inet:{port}@127.0.0.1\nDomain {DOMAIN}\nSelector sel\nKeyFile {key}\nMode s\n"
+            f"InternalHosts {base}/hosts\nSyslog no\nBackground no\nRequireSafeKeys no\nCanonicalization relaxed/simple\n"
+        )
+        with running([command, "-f", "-x", config], base / "log", lambda: answers(("127.0.0.1", port), greeting=b"")):
+            yield Daemon(port)
+
+
 REDIS = """\
 bind 127.0.0.1
 port {port}
@@ -543,131 +670,3 @@ def redis():
         config.write_text(REDIS.format(base=base, port=port))
         with running([command, config], log, lambda: answers(("127.0.0.1", port), greeting=b"")) as process:
             yield Keys(port, base / "socket", process)
-
-
-VIRUS = b"QPSMTPD-TEST-MARKER"
-SPAM = b"QPSMTPD-TEST-OF-SPAM"
-
-CLAMD = """\
-DatabaseDirectory {base}/signatures
-TCPSocket {port}
-TCPAddr 127.0.0.1
-LocalSocket {base}/socket
-Foreground yes
-User {user}
-StreamMaxLength 1M
-"""
-
-
-@contextlib.contextmanager
-def clamd():
-    """ClamAV's daemon, on a port and on a Unix socket; the one virus it knows is VIRUS."""
-    command = program("clamd")
-    with directory() as base, free_port() as port:
-        (base / "signatures").mkdir()
-        (base / "signatures" / "test.ndb").write_text(f"Test.Marker:0:*:{VIRUS.hex()}\n")
-        config = base / "clamd.conf"
-        config.write_text(CLAMD.format(base=base, port=port, user=pwd.getpwuid(os.geteuid()).pw_name))
-        address = ("127.0.0.1", port)
-        with running([command, "-c", config], base / "log", lambda: answers(address, greeting=b"")):
-            yield Scanner(address, base / "socket")
-
-
-SPAMD_PLUGINS = "".join(
-    f"loadplugin Mail::SpamAssassin::Plugin::{name}\n" for name in ("Check", "HeaderEval", "BodyEval")
-)
-SPAMD_RULES = f"""\
-required_score 5
-use_bayes 0
-report_safe 0
-body SPAM /{SPAM.decode()}/
-score SPAM 20
-header MILD Subject =~ /mild/
-score MILD 3.5
-add_header all Status "_YESNO_, score=_SCORE_ required=_REQD_ tests=_TESTS_ autolearn=_AUTOLEARN_"
-"""
-
-
-@contextlib.contextmanager
-def spamd():
-    """SpamAssassin's daemon, on a port, with two rules and no look-ups: a body with SPAM, and a mild subject."""
-    command = program("spamd")
-    with directory() as base, free_port() as port:
-        rules = base / "rules"
-        rules.mkdir()
-        (rules / "init.pre").write_text(SPAMD_PLUGINS)
-        (rules / "test.cf").write_text(SPAMD_RULES)
-        where = ["-C", rules, f"--siteconfigpath={rules}", "-i", "127.0.0.1", "-p", str(port)]
-        user = ["-u", "nobody"] if os.geteuid() == 0 else []
-        options = ["-L", "-x", "--min-children=1", "--max-children=1", "-s", "stderr", *user]
-        address = ("127.0.0.1", port)
-        with running([command, *options, *where], base / "log", lambda: answers(address, greeting=b"")):
-            yield Scanner(address, None)
-
-
-@dataclass(frozen=True, slots=True)
-class Scanner:
-    """Where a daemon listens that judges messages."""
-
-    address: tuple[str, int]
-    path: Path | None
-
-
-RSPAMD = """\
-options {{
-  filters = "";
-  cache_file = "";
-  dns {{ nameserver = ["127.0.0.1:9"]; timeout = 0.1s; retransmits = 1; }}
-}}
-logging {{ type = "console"; level = "warning"; }}
-worker "normal" {{ bind_socket = "127.0.0.1:{port}"; count = 1; }}
-modules {{ path = "{base}/none/"; }}
-actions {{ reject = 15; rewrite_subject = 9; add_header = 6; greylist = 4; subject = "[SPAM] %s"; }}
-lua = "{base}/rules.lua";
-"""
-
-RSPAMD_RULES = f"""\
-rspamd_config:register_symbol({{
-  name = 'TEST_SPAM', score = 20.0,
-  callback = function(task)
-    return tostring(task:get_content()):find('{SPAM.decode()}', 1, true) and true or false
-  end
-}})
-for word, score in pairs({{grey = 5.0, mild = 7.0, rewrite = 10.0}}) do
-  rspamd_config:register_symbol({{
-    name = 'TEST_' .. word:upper(), score = score,
-    callback = function(task)
-      local subject = task:get_subject()
-      return subject and subject:find(word, 1, true) and true or false
-    end
-  }})
-end
-rspamd_config:register_symbol({{
-  name = 'TEST_FACTS', score = 0.0, type = 'postfilter',
-  callback = function(task)
-    local from, rcpt = task:get_from('smtp'), task:get_recipients('smtp')
-    local facts = {{
-      tostring(task:get_ip()), task:get_helo() or '', task:get_hostname() or '', task:get_user() or '',
-      from and from[1] and from[1].addr or '', rcpt and #rcpt or 0
-    }}
-    task:set_milter_reply({{add_headers = {{['X-Facts'] = table.concat(facts, ' ')}}, remove_headers = {{['X-Remove'] = 0}}}})
-    local subject = task:get_subject()
-    if subject and subject:find('later', 1, true) then task:set_pre_result('soft reject', 'come again later') end
-  end
-}})
-"""
-
-
-@contextlib.contextmanager
-def rspamd():
-    """rspamd, on a port, with a few rules of its own and no look-ups."""
-    command = program("rspamd")
-    with directory() as base, free_port() as port:
-        (base / "none").mkdir()
-        (base / "rules.lua").write_text(RSPAMD_RULES)
-        config = base / "rspamd.conf"
-        config.write_text(RSPAMD.format(base=base, port=port))
-        user = ["-u", "nobody", "-g", "nogroup"] if os.geteuid() == 0 else []
-        address = ("127.0.0.1", port)
-        with running([command, "-f", *user, "-c", config], base / "log", lambda: answers(address, greeting=b"")):
-            yield Scanner(address, None)

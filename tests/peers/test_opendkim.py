@@ -98,3 +98,31 @@ def test_we_believe_what_opendkim_signs(opendkim, form, body):
     assert Keeps.results.endswith(f"dkim=pass header.d={DOMAIN} header.s={SELECTOR}")
     stage.connect().deliver(message.replace(b"Alice", b"Malice"))
     assert "dkim=fail " in Keeps.results
+
+
+@pytest.fixture(scope="module")
+def milter(opendkim):
+    """OpenDKIM as a milter that signs; gives its address."""
+    with servers.free_port() as port:
+        settings = [
+            "Syslog no", "RequireSafeKeys no", "Mode s", f"Domain {DOMAIN}", f"Selector {SELECTOR}",
+            f"KeyFile {opendkim.base / 'private'}", "SignatureAlgorithm rsa-sha256", "InternalHosts 0.0.0.0/0",
+            f"Socket inet:{port}@127.0.0.1", "Canonicalization simple/simple",
+        ]  # fmt: skip
+        (opendkim.base / "milter.conf").write_text("\n".join([*settings, ""]))
+        command = [opendkim.program, "-f", "-x", opendkim.base / "milter.conf"]
+        address = ("127.0.0.1", port)
+        with servers.running(command, opendkim.base / "log", lambda: servers.answers(address, greeting=b"")):
+            yield address
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_opendkim_signs_as_a_milter_and_the_signature_is_good(opendkim, milter, body):
+    kit = Kit(f"milter opendkim {milter[0]}:{milter[1]} default tempfail", Keeps)
+    client = kit.connect()
+    assert client.deliver(HEAD + b"\r\n" + body)[-1].code == 250
+    client.say("QUIT")
+    assert not kit.logged("error, ")
+    assert b"DKIM-Signature: v=1; a=rsa-sha256; c=simple/simple; d=signed.example" in Keeps.message
+    assert opendkim.verdict(Keeps.message) == "pass"
+    assert opendkim.verdict(Keeps.message.replace(b"Alice", b"Malice")) == "fail"

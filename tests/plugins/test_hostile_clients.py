@@ -34,7 +34,7 @@ FILES = {
     "rcpthosts": "x.example\n",
 }
 
-ELSEWHERE = ("auth/", "logging/", "virus/", "queue/", "spamassassin", "dspam")
+ELSEWHERE = ("auth/", "logging/", "virus/", "queue/", "spamassassin", "dspam", "rspamd", "milter")
 """Daemons, users and logs are the matter of tests of their own."""
 
 NAMES = [name for name in bundled_names() if name in ARGUMENTS or not name.startswith(ELSEWHERE)]

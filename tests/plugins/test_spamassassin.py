@@ -219,7 +219,7 @@ class Relay(Plugin):
 )
 def test_some_messages_are_not_judged(judge, plugins, args, log):
     spamd = Spamd(spamd_answer())
-    reply, _message, stage = judge(spamd, f"reject 1 {args}", plugins=plugins)
+    reply, _, stage = judge(spamd, f"reject 1 {args}", plugins=plugins)
     assert reply.code == 250
     assert not spamd.asked
     assert stage.logged(log)

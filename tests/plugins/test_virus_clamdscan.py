@@ -166,8 +166,9 @@ def test_who_may_enter_the_spool_directory_may_read_the_file(kit, tmp_path, perm
 
     class Look(Clamd):
         def zSCAN(self, connection, path):  # noqa: N802
-            file = Path(os.fsdecode(path))
-            modes.extend(stat.S_IMODE(each.stat().st_mode) for each in (file.parent, file))
+            modes.extend(
+                stat.S_IMODE(each.stat().st_mode) for each in (Path(os.fsdecode(path)).parent, Path(os.fsdecode(path)))
+            )
 
     spool = tmp_path / "spool"
     spool.mkdir()

@@ -107,6 +107,38 @@ def test_fields_are_deleted_and_replaced_and_the_others_keep_their_octets():
     assert header.fields[-1].raw == b"Fresh: 1\r\n"
 
 
+def test_one_of_several_fields_is_changed_or_removed_by_its_number():
+    header = Header(b"A: 1\r\nB: x\r\na: 2\r\nA: 3\r\n")
+    header.change("a", 2, "two")
+    header.change("A", -1, None)
+    header.change("B", 5, None)
+    assert bytes(header) == b"A: 1\r\nB: x\r\na: two\r\n"
+    header.change("B", 2, "new")
+    header.change("A", 1, None)
+    assert bytes(header) == b"B: x\r\na: two\r\nB: new\r\n"
+
+
+def test_folded_lines_keep_the_blanks_they_begin_with():
+    header = Header()
+    header.add("A", " 1\r\n\t b\n  c\nd\n \n")
+    assert bytes(header) == b"A: 1\r\n\t b\r\n  c\r\n\td\r\n"
+
+
+@pytest.mark.parametrize(("before", "after"), [(10, 10), (10, 5000), (5000, 10), (5000, 5000)])
+def test_what_follows_the_header_may_be_replaced(tmp_path, before, after):
+    message = Message(1000, lambda: tmp_path)
+    message.write_header(HEADER)
+    message.end_header()
+    if message.write(b"\r\n" + b"x" * before):
+        message.spool()
+    message.replace_rest(b"y" * after)
+    assert b"".join(message.chunks()) == HEADER + b"\r\n" + b"y" * after
+    assert message.body_length == after + 2
+    assert message.size == len(HEADER) + after + 2
+    assert message.spooled is (message.size > 1000)
+    message.discard()
+
+
 def test_prepended_fields_stand_on_top_whether_or_not_the_header_was_parsed():
     for touch in (False, True):
         header = Header(HEADER)

@@ -1,258 +1,197 @@
-"""Has messages judged by rspamd: refuses spam, or marks it.
-
-rspamd is told of the client, the envelope and the message, and says what to do:
-
-    reject             the message is refused
-    soft reject        it is refused for now; the module greylisting of rspamd says so too
-    greylist           nothing: the score alone says so (with `greylist yes` it is refused for now)
-    add header         it gets the field `X-Spam: Yes`
-    rewrite subject    its subject is changed as rspamd says, and it gets `X-Spam: Yes`
-    discard            the transaction's note `discard_mail` is set, see queue/discard
-    quarantine         as add header
-
-Header fields that rspamd wants added or removed (by its module milter_headers, or signatures
-by dkim_signing) are. An `X-Spam` that the message came with is removed.
+"""Has messages judged by Rspamd, and does what it says: refuse, defer, mark as spam, sign.
 
 Arguments:
-- `server`: where rspamd's worker `normal` listens: `HOST:PORT` or the path of a Unix socket;
-  127.0.0.1:11333 by default.
-- `password_file FILE`: holds the password, where rspamd wants one.
-- `reject 0`: refuse nothing, only mark and log; `reject naughty` leaves it to the plugin naughty.
-- `greylist`: yes or no, see above.
-- `relay_clients`: no, the default, does not judge what clients send that may relay.
-- `defer_on_error`: yes refuses a message for now that cannot be judged; no, the default, lets
-  it pass.
+- `server`: where a worker of Rspamd of the kind normal listens: `HOST:PORT` or the path of a
+  Unix socket; localhost:11333 by default.
+- `password`: what Rspamd wants to hear from clients that its `secure_ip` does not name.
+- `relayclient`: check (the default) has messages of relay clients judged too, as Rspamd may
+  sign them by DKIM; skip does not. Other clients that are whitelisted, and naughty ones, are
+  never judged.
+- `defer_on_error`: yes refuses a message for now if Rspamd cannot judge it; no (the default)
+  lets it pass.
 - `max_size`: larger messages are not judged, in kilobytes; 10240 by default.
-- `timeout`: seconds for all of it, 30 by default; keep it below `config/timeouthook`.
+- `timeout`: seconds for all of it, 60 by default; keep it below `config/timeouthook`.
 
-Notes: the transaction's `rspamd`, a dict with `action`, `score`, `required` and `symbols`
-(their names). `karma` falls by 1 for spam.
+What Rspamd's actions do: `reject` refuses; `soft reject` refuses for now; `add header` adds
+X-Spam: Yes; `rewrite subject` puts the subject that Rspamd proposes; `discard` sets the note
+`discard_mail`, which `queue/discard marked` heeds. All others, `greylist` among them, let the
+message pass: Rspamd's own greylisting says `soft reject`. Fields that Rspamd wants added
+(milter_headers, DKIM-Signature) or removed are, unless the message is refused. An X-Spam that
+the message comes with is removed.
 
-Result: DENY for reject, DENYSOFT for soft reject; DECLINED else, also if rspamd is down, late,
-or makes no sense.
+Notes: the transaction's `rspamd`, a dict with `action`, `score`, `required_score` and
+`symbols`, their names. `karma` falls by 1 for reject, add header and rewrite subject.
+
+Result: DENY for reject, or what the arguments `reject` and `reject_type` say; DENYSOFT for soft
+reject; DECLINED else. If Rspamd is down, late, or makes no sense: DECLINED, or DENYSOFT with
+`defer_on_error yes`.
 
 In config/plugins, behind the plugins that judge the sender:
 
-    rspamd max_size 20480
+    rspamd server 127.0.0.1:11333
 """
 
-import io
-import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
-from http.client import HTTPException, HTTPResponse
-from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from collections.abc import Iterable, Iterator, Mapping
+from typing import cast
 
 from qpsmtpd import DECLINED, DENYSOFT, LOGERROR, LOGINFO, Plugin, Result, Site, Transaction, blocking
 from qpsmtpd.plugins._options import flag, number, seconds
 from qpsmtpd.plugins._streams import Place, Stream
+from qpsmtpd.session.message import Header
 
-if TYPE_CHECKING:
-    from socket import socket
-
+_HEAD = re.compile(rb"HTTP/1\.[01] 200\b[^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n")
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f]")
-_REFUSAL = "this message looks too much like spam"
-_LATER = "please try again later"
-_NOT_NOW = "the message cannot be judged now"
-_SPAM = frozenset({"reject", "add header", "rewrite subject", "quarantine", "discard"})
-_MARKED = frozenset({"add header", "rewrite subject", "quarantine"})
-_ACTIONS = _SPAM | {"no action", "greylist", "soft reject"}
-_MOST = 1 << 20  # octets of an answer
-_MOST_FIELDS = 100
-_LONGEST = 8000  # characters of a field
+_MOST = 1 << 22  # octets of an answer
+_SPAM = ("reject", "add header", "rewrite subject")
+
+Answer = Mapping[str, object]
+"""What Rspamd says, as the JSON has it."""
 
 
 class Rspamd(Plugin):
-    """Has messages judged by rspamd: refuses spam, or marks it."""
+    """Has messages judged by Rspamd, and does what it says."""
 
     def register(self, qp: Site, *args: str) -> None:
-        """Read the arguments. Raises ValueError, and OSError for a file that cannot be read."""
+        """Read the arguments. Raises ValueError."""
         options = self.options(
-            args,
-            *("server", "password_file", "greylist", "relay_clients", "defer_on_error", "max_size", "timeout"),
-        )
-        self._place = Place.parse(options.get("server", "127.0.0.1:11333"), 11333)
-        self._password = ""
-        if "password_file" in options:
-            self._password = Path(options["password_file"]).read_text("utf-8").strip()
-        self._greylists = flag(options, "greylist")
-        self._judges_relay_clients = flag(options, "relay_clients")
+            args, "server", "password", "relayclient", "defer_on_error", "max_size", "timeout"
+        )  # fmt: skip
+        self._place = Place.parse(options.get("server", "localhost:11333"), 11333)
+        self._password = options.get("password", "")
         self._defers = flag(options, "defer_on_error")
         self._most = number(options, "max_size", 10240) * 1024
-        self._seconds = seconds(options, "timeout", 30)
+        self._seconds = seconds(options, "timeout", 60)
+        relay = options.get("relayclient", "check")
+        if relay not in ("check", "skip"):
+            raise ValueError(f"relayclient {relay!r} is neither check nor skip")
+        self._checks_relay_clients = relay == "check"
 
     @blocking
     def hook_data_post(self, transaction: Transaction) -> Result:
-        if why := self._why_not(transaction):
-            self.log(LOGINFO, f"skip, {why}")
+        if self._is_left_out():
             return DECLINED
+        if transaction.data_size > self._most:
+            self.log(LOGINFO, f"skip, too large ({transaction.data_size})")
+            return DECLINED
+        transaction.header.delete("X-Spam")
         try:
             answer = self._ask(transaction)
-        except (OSError, HTTPException, ValueError, RecursionError) as error:
-            self.log(LOGERROR, f"error, {self._place}: {type(error).__name__}: {error}")
-            return (DENYSOFT, _NOT_NOW) if self._defers else DECLINED
-        transaction.header.delete("X-Spam")
-        self._change_header(transaction, answer)
-        return self._act(transaction, answer)
+        except OSError as error:
+            self.log(LOGERROR, f"error, {self._place}: {error.strerror or error}")
+            return (DENYSOFT, "the message cannot be judged now") if self._defers else DECLINED
+        transaction.notes["rspamd"] = {
+            **{name: answer[name] for name in ("action", "score", "required_score") if name in answer},
+            "symbols": [*_mapping(answer.get("symbols"))],
+        }
+        return self._judge(transaction, answer)
 
-    def _why_not(self, transaction: Transaction) -> str:
-        """Why the message is not judged, empty if it is."""
-        if self.connection.relay_client and not self._judges_relay_clients:
-            return "relay client"
-        if self.is_naughty():
-            return "naughty"
-        if transaction.data_size > self._most:
-            return f"too large ({transaction.data_size})"
-        return ""
+    def _is_left_out(self) -> bool:
+        if self.connection.relay_client and self._checks_relay_clients:
+            return bool(self.is_naughty())
+        return self.is_immune()
 
-    # What rspamd is told
-
-    def _ask(self, transaction: Transaction) -> "_Answer":
-        """What rspamd says. Raises OSError, HTTPException, ValueError and RecursionError."""
-        size = sum(map(len, transaction.chunks()))
+    def _ask(self, transaction: Transaction) -> Answer:
+        """What Rspamd says. Raises OSError."""
+        lines = "".join(f"{name}: {_UNSAFE.sub('?', value)}\r\n" for name, value in self._about(transaction) if value)
+        length = len(bytes(transaction.header)) + transaction.body_length
         with Stream(self._place, self._seconds) as stream:
-            stream.send(b"".join(self._request(transaction, size)))
+            stream.send(b"POST /checkv2 HTTP/1.0\r\nContent-Length: %d\r\n" % length)
+            stream.send(lines.encode("utf-8", "replace") + b"\r\n")
             for chunk in transaction.chunks():
                 stream.send(chunk)
-            said = stream.receive_all(_MOST)
-        response = HTTPResponse(cast("socket", _Received(said)))
-        response.begin()
-        if response.status != 200:
-            raise ValueError(f"it answers {response.status} {response.reason}")
-        return _Answer.read(json.loads(response.read()))
+            return parse_answer(stream.receive_all(_MOST))
 
-    def _request(self, transaction: Transaction, size: int) -> Iterator[bytes]:
-        yield b"POST /checkv2 HTTP/1.0\r\n"
-        for name, value in self._facts(transaction):
-            yield f"{name}: {_UNSAFE.sub('?', value)}\r\n".encode("utf-8", "surrogateescape")
-        yield b"Content-Length: %d\r\n\r\n" % size
-
-    def _facts(self, transaction: Transaction) -> Iterator[tuple[str, str]]:
-        peer = self.connection
-        yield "IP", peer.remote_ip
-        yield "Helo", peer.hello_host or ""
-        yield "From", transaction.reverse_path.path
-        for recipient in transaction.recipients:
-            yield "Rcpt", recipient.path
-        yield "Queue-Id", transaction.id
+    def _about(self, transaction: Transaction) -> Iterator[tuple[str, str]]:
+        """What Rspamd is told of the client and the envelope."""
+        connection, recipient = self.connection, transaction.sole_recipient
+        yield "IP", connection.remote_ip
+        yield "Hostname", connection.peer.remote_host or ""
+        yield "Helo", connection.hello_host or ""
+        yield "User", connection.auth_user
+        yield "Password", self._password
         yield "MTA-Name", self.qp.hostname
-        if not peer.remote_host.startswith("["):
-            yield "Hostname", peer.remote_host
-        if peer.auth_user:
-            yield "User", peer.auth_user
-        if peer.security is not None:
-            yield "TLS-Version", peer.security.version
-            yield "TLS-Cipher", peer.security.cipher
-        if self._password:
-            yield "Password", self._password
+        yield "Queue-Id", transaction.id
+        if connection.security is not None:
+            yield "TLS-Version", connection.security.version
+            yield "TLS-Cipher", connection.security.cipher
+        yield "From", transaction.reverse_path.path
+        for mailbox in transaction.recipients:
+            yield "Rcpt", mailbox.path
+        yield "Deliver-To", recipient.address if recipient is not None else ""
 
-    # What comes of it
-
-    def _change_header(self, transaction: Transaction, answer: "_Answer") -> None:
-        header = transaction.header
-        for name in answer.removed:
-            header.delete(name)
-        for name, value, on_top in answer.added:
-            try:
-                header.add(name, value, 0 if on_top else None)
-            except ValueError as error:
-                self.log(LOGERROR, f"error, a field that cannot be added: {error}")
-
-    def _act(self, transaction: Transaction, answer: "_Answer") -> Result:
-        transaction.notes["rspamd"] = answer.note
-        if answer.action in _SPAM:
+    def _judge(self, transaction: Transaction, answer: Answer) -> Result:
+        action = str(answer["action"])
+        found = f"{action}, score {answer.get('score', '?')} of {answer.get('required_score', '?')}"
+        told = _mapping(answer.get("messages")).get("smtp_message")
+        if action in _SPAM:
             self.adjust_karma(-1)
-        if answer.action == "reject":
-            return self.get_reject(answer.text or _REFUSAL, str(answer))
-        if answer.action == "soft reject" or (answer.action == "greylist" and self._greylists):
-            self.log(LOGINFO, f"fail, {answer}")
-            return DENYSOFT, answer.text or _LATER
-        if answer.action in _MARKED:
-            transaction.header.add("X-Spam", "Yes", 0)
-        if answer.action == "rewrite subject" and answer.subject:
-            transaction.header.replace("Subject", answer.subject)
-        if answer.action == "discard":
+        if action == "soft reject":
+            self.log(LOGINFO, f"fail, {found}")
+            return DENYSOFT, told if isinstance(told, str) and told else "try again later"
+        if action == "reject":
+            result = self.get_reject(told if isinstance(told, str) and told else "this looks like spam", found)
+            if isinstance(result, tuple):
+                return result
+        else:
+            self.log(LOGINFO, f"{'fail' if action in _SPAM else 'pass'}, {found}")
+        change_fields(transaction.header, answer)
+        if action == "discard":
             transaction.notes["discard_mail"] = True
-        self.log(LOGINFO, f"{'fail' if answer.action in _SPAM else 'pass'}, {answer}")
         return DECLINED
 
 
-class _Received:
-    """Bytes that have been received already, for the standard library's reader of HTTP."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def makefile(self, _: str) -> io.BytesIO:
-        return io.BytesIO(self._data)
-
-
-_Json = Mapping[str, object]
-
-
-class _Answer:
-    """What rspamd says of a message."""
-
-    def __init__(self, action: str, score: float, required: float, symbols: list[str]) -> None:
-        self.action = action
-        self.note = {"action": action, "score": score, "required": required, "symbols": symbols}
-        self.text = ""
-        """What the client is to be told; empty if nothing was said."""
-        self.subject = ""
-        self.removed: list[str] = []
-        self.added: list[tuple[str, str, bool]] = []
-        """Names and bodies of fields, and whether they go on top."""
-
-    @classmethod
-    def read(cls, said: object) -> "_Answer":
-        """Read the answer to /checkv2. Raises ValueError if it makes no sense."""
-        answer = _mapping(said)
-        action = answer.get("action")
-        if not isinstance(action, str) or action not in _ACTIONS:
-            raise ValueError(f"there is no action {str(action)[:100]!r}")
-        symbols = [name[:100] for name in itertools.islice(_mapping(answer.get("symbols")), _MOST_FIELDS)]
-        found = cls(action, _number(answer.get("score")), _number(answer.get("required_score")), symbols)
-        found.text = _text(_mapping(answer.get("messages")).get("smtp_message"))[:500]
-        found.subject = _text(answer.get("subject"))
-        milter = _mapping(answer.get("milter"))
-        found.removed = list(itertools.islice(_mapping(milter.get("remove_headers")), _MOST_FIELDS))
-        found.added = list(itertools.islice(_fields(answer, milter), _MOST_FIELDS))
-        return found
-
-    def __str__(self) -> str:
-        symbols = ",".join(cast("list[str]", self.note["symbols"]))
-        return f"{self.action}, {self.note['score']:g} of {self.note['required']:g}, {symbols or 'no symbols'}"
+def parse_answer(answer: bytes) -> Answer:
+    """Read what Rspamd answers by HTTP. Raises OSError if it makes no sense."""
+    head = _HEAD.match(answer)
+    if head is None:
+        raise OSError(f"an answer that makes no sense: {answer[:100]!r}")
+    try:
+        found = json.loads(answer[head.end() :])
+    except (ValueError, RecursionError) as error:
+        raise OSError("an answer that is no JSON") from error
+    if "error" in _mapping(found):
+        raise OSError(f"no verdict: {str(found['error'])[:200]}")
+    if not isinstance(_mapping(found).get("action"), str):
+        raise OSError("an answer without an action")
+    return _mapping(found)
 
 
-def _fields(answer: _Json, milter: _Json) -> Iterator[tuple[str, str, bool]]:
-    for name, values in _mapping(milter.get("add_headers")).items():
-        for value in _list(values):
-            if isinstance(value, str):
-                yield name, _text(value), False
+def change_fields(header: Header, answer: Answer) -> None:
+    """Remove and add the header fields that Rspamd says; what makes no sense is left out."""
+    wishes = _mapping(answer.get("milter"))
+    for name, which in _mapping(wishes.get("remove_headers")).items():
+        for each in sorted((one for one in _listed(which) if isinstance(one, int)), key=abs, reverse=True):
+            if each:
+                header.change(name, each, None)
             else:
-                order = _mapping(value).get("order")
-                on_top = isinstance(order, int) and 0 <= order <= 1
-                yield name, _text(_mapping(value).get("value")), on_top
-    for signature in _list(answer.get("dkim-signature")):
-        if text := _text(signature):
-            yield "DKIM-Signature", text, True
+                header.delete(name)
+    subject = answer.get("subject")
+    if answer["action"] == "rewrite subject" and isinstance(subject, str):
+        header.replace("Subject", subject)
+    if answer["action"] in _SPAM:
+        header.add("X-Spam", "Yes", 0)
+    added = [("DKIM-Signature", value) for value in _listed(answer.get("dkim-signature"))]
+    added += [(name, one) for name, value in _mapping(wishes.get("add_headers")).items() for one in _listed(value)]
+    for name, value in added:
+        _add(header, name, value)
 
 
-def _mapping(value: object) -> _Json:
-    return cast("_Json", value) if isinstance(value, dict) else {}
+def _add(header: Header, name: str, value: object) -> None:
+    """Add a field: a text goes on top, a text with an order to the place of that number, from the bottom if below 0."""
+    text, order = _mapping(value).get("value", value), _mapping(value).get("order", 0)
+    if not isinstance(text, str) or not isinstance(order, int):
+        return
+    try:
+        header.add(name, text, order if order >= 0 else max(len(header) + order + 1, 0))
+    except ValueError:
+        return  # it is no name of a field
 
 
-def _list(value: object) -> list[object]:
-    if value is None:
-        return []
-    return cast("list[object]", value) if isinstance(value, list) else [value]
+def _mapping(value: object) -> Mapping[str, object]:
+    return cast("Mapping[str, object]", value) if isinstance(value, dict) else {}
 
 
-def _text(value: object) -> str:
-    return value[:_LONGEST] if isinstance(value, str) else ""
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) and abs(value) < 1e9 else 0.0
+def _listed(value: object) -> Iterable[object]:
+    return cast("list[object]", value) if isinstance(value, list) else () if value is None else (value,)

@@ -150,11 +150,9 @@ class SpamAssassin(Plugin):
     def _ask(self, transaction: Transaction, user: str) -> Verdict:
         """What spamd says. Raises OSError."""
         # Its answer holds the message's own fields too. These must not be taken for its own.
-        header = Header(bytes(transaction.header))
-        for name in {field.name for field in header.fields if _is_spam_field(field)}:
-            header.delete(name)
+        own = b"".join(field.raw for field in transaction.header.fields if not _is_spam_field(field))
         envelope = f"X-Envelope-From: {transaction.reverse_path.path}\r\n".encode("utf-8", "replace")
-        head = envelope + bytes(header)
+        head = envelope + own
         length = len(head) + transaction.body_length
         with Stream(self._place, self._seconds) as stream:
             user_line = f"User: {user}\r\n".encode("utf-8", "replace")

@@ -116,6 +116,19 @@ class Header:
         self.delete(name)
         self.add(name, value, first)
 
+    def change(self, name: str, number: int, value: str | None) -> None:
+        """Put a new body into one of the fields of this name, or remove it if that is None.
+
+        They count from 1 at the top, from -1 at the bottom. Where there are fewer, one is added.
+        """
+        places = self._places(name)
+        if not number or abs(number) > len(places):
+            if value is not None:
+                self.add(name, value)
+            return
+        place = places[number - 1 if number > 0 else number]
+        self._fields()[place : place + 1] = [] if value is None else [make_field(name, value)]
+
     def __bytes__(self) -> bytes:
         return self._raw if self._split is None else b"".join(self._split)
 
@@ -144,13 +157,18 @@ class Header:
 def make_field(name: str, value: str) -> bytes:
     r"""A header field as sent, CRLF included; a line feed in `value` folds it.
 
+    A folded line keeps the blanks it begins with (a signature may count them), or gets a tab.
     What no field may hold is shown as `?`. Raises ValueError for a bad name.
     """
     if not _FIELD_NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no header field name")
-    lines = [" ".join(line.split("\r")).strip() for line in value.replace("\r\n", "\n").split("\n")]
-    folded = "\r\n\t".join(line for line in lines if line)
+    lines = [" ".join(line.split("\r")) for line in value.replace("\r\n", "\n").split("\n")]
+    folded = "\r\n".join(_blanks(line) + line.strip() for line in lines if line.strip()).lstrip(" \t")
     return f"{name}: {_NO_FIELD_TEXT.sub('?', folded)}\r\n".encode("utf-8", "surrogateescape")
+
+
+def _blanks(line: str) -> str:
+    return line[: len(line) - len(line.lstrip(" \t"))] or "\t"
 
 
 class Message:
@@ -191,6 +209,18 @@ class Message:
         if len(self._rest) >= _MOST:
             self._rest = [b"".join(self._rest)]
         return self._waiting >= PIECE if self._file is not None else self.size > self._threshold
+
+    def replace_rest(self, data: bytes) -> None:
+        """Put something else behind the header fields, with a blank line before it. Raises OSError.
+
+        Who reads what was there has to end before.
+        """
+        self.size -= self._rest_size
+        if self._file is not None:
+            self._file.close()
+        self._file, self._rest, self._rest_size, self._waiting = None, [], 0, 0
+        if self.write(b"\r\n" + data):
+            self.spool()
 
     def spool(self) -> None:
         """Have the content in a file, whatever its size. Raises OSError."""

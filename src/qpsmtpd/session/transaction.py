@@ -163,6 +163,10 @@ class Transaction:
         if self.content.write(_LINE_END.sub(b"\r\n", data)) or self.content.spooled:
             self.content.spool()  # those who are reading already see it
 
+    def replace_body(self, data: bytes) -> None:
+        """Put another body behind the header; every line end becomes CRLF. Raises OSError."""
+        self.content.replace_rest(_LINE_END.sub(b"\r\n", data))
+
     def chunks(self) -> Iterator[bytes]:
         """The whole message, header first, in pieces of bounded size."""
         return self.content.chunks()

@@ -140,7 +140,7 @@ class ClamdScan(Plugin):
         with Stream(self._place, self._seconds) as stream:
             stream.send(b"zIDSESSION\0zVERSION\0")
             version = _safe(_answer(stream).partition("/")[0]) or "ClamAV"
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may have said why it wants no more
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # clamd may say why it wants no more
                 self._hand_over(stream, transaction)
             return version, _verdict(_answer(stream))
 
