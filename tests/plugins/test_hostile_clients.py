@@ -15,6 +15,8 @@ from qpsmtpd.testing import Kit, Names
 from qpsmtpd.testing.dialogue import split_replies
 
 ARGUMENTS = {
+    "ident/p0f": "/nowhere/at/all",
+    "rate_limit": "mails 1000/1h recipients 1000/1h sender_mails 1000/1h",
     "badmailfrom": "reject naughty",
     "bogus_bounce": "deny",
     "headers": "require From,Date past 5 future 5",

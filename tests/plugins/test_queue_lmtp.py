@@ -57,6 +57,6 @@ def test_a_recipient_that_is_refused_before_the_content_keeps_it_from_all(kit):
 
 
 @given(SCRIPTS, OFFERS, st.lists(st.integers(1, 3), min_size=1, max_size=3))
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 def test_whatever_goes_wrong_nothing_is_lost_claimed_or_sent_twice(script, offers, counts):
     check_that_nothing_is_lost_or_claimed("queue/lmtp", script, offers, counts, lmtp=True)

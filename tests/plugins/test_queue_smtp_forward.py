@@ -490,7 +490,7 @@ def check_that_nothing_is_lost_or_claimed(plugin, script, offers, counts, *, lmt
 
 
 @given(SCRIPTS, OFFERS, st.lists(st.integers(1, 3), min_size=1, max_size=3))
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @example([{"END": [CLOSE]}], ["PIPELINING"], [2, 2])
 def test_whatever_goes_wrong_nothing_is_lost_claimed_or_sent_twice(script, offers, counts):
     check_that_nothing_is_lost_or_claimed("queue/smtp-forward", script, offers, counts, lmtp=False)
@@ -516,7 +516,7 @@ ODD_PARAMETERS = st.dictionaries(
 
 
 @given(MAILBOXES, st.lists(MAILBOXES, min_size=1, max_size=2), ODD_PARAMETERS, TEXT)
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 def test_no_envelope_adds_a_command_or_raises(sender, recipients, parameters, helo):
     Odd.envelope = sender, recipients, parameters
     with MailServer(offers=(*ALL, "XCLIENT HELO ADDR")) as to:
