@@ -150,3 +150,9 @@ def test_any_content_is_written(tmp_path_factory, content):
     accepts = type("Accepts", (Plugin,), {"hook_rcpt": lambda *_: OK})
     Kit("content_log", accepts, config=ON | {"content_log_file": (str(path),)}).connect().deliver(body)
     assert path.read_bytes().endswith(body)
+
+
+def test_every_directory_that_is_made_is_private(kit, tmp_path):
+    stage = kit("content_log", config=ON | {"content_log_file": (f"{tmp_path}/one/two/log",)})
+    stage.connect().deliver(MESSAGE)
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("one", "one/two")] == [0o700, 0o700]

@@ -52,7 +52,8 @@ class ContentLog(Plugin):
         """Serve the hook data_post."""
         path = time.strftime(self._pattern, time.localtime(self.qp.wall()))
         try:
-            Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for directory in reversed(Path(path).parents):  # `parents=True` has no mode for those above the last
+                directory.mkdir(mode=0o700, exist_ok=True)
             _append(path, transaction.chunks())
         except OSError as error:
             self.log(LOGERROR, f"error, {path}: {error.strerror or error}")
