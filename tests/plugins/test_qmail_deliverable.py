@@ -56,6 +56,13 @@ def ask(stage, recipient="one@x.example"):
     return client, client.say(f"RCPT TO:<{recipient}>")
 
 
+def test_an_answer_of_blank_lines_takes_no_time(kit, daemon):
+    daemon.says(b"\n" * 60_000 + b"x")  # an expression that tries each of them would take half a minute
+    stage = kit(f"qmail_deliverable server 127.0.0.1:{daemon.port}")
+    assert ask(stage)[1].code != 550
+    assert stage.logged("its answer makes no sense")
+
+
 @pytest.fixture
 def line(daemon):
     return f"qmail_deliverable server 127.0.0.1:{daemon.port}"

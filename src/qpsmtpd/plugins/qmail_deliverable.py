@@ -51,7 +51,9 @@ _CONTROL = "/var/qmail/control"
 _ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _ADDRESS = re.compile(rf"{_ATEXT}(?:\.{_ATEXT})*@{_ATEXT}(?:\.{_ATEXT})*\.?")  # what the daemon takes
 _ROUTE = re.compile(r"([^:]*):\[?([^\]:\s]*)")
-_ANSWER = re.compile(rb"HTTP/[0-9.]+ 200\b.*?\r?\n\r?\n\s*([0-9]{1,9})\s*", re.DOTALL)
+_GOOD = re.compile(rb"HTTP/[0-9.]+ 200\b")
+_BLANK_LINE = re.compile(rb"\r?\n\r?\n")
+_STATUS = re.compile(rb"[0-9]{1,9}")
 _MOST = 1 << 16  # octets of an answer
 _NO_MAILBOX = 0
 
@@ -135,10 +137,11 @@ class QmailDeliverable(Plugin):
         request = f"GET /qd1/deliverable?{query} HTTP/1.0\r\nHost: {place}\r\nConnection: close\r\n\r\n"
         with Stream(place, self._timeout) as stream:
             stream.send(request.encode("ascii"))
-            answer = _ANSWER.fullmatch(stream.receive_all(_MOST))
-        if answer is None:
+            answer = stream.receive_all(_MOST)
+        body = _BLANK_LINE.split(answer, 1)[1:]
+        if not (_GOOD.match(answer) and body and _STATUS.fullmatch(status := body[0].strip())):
             raise OSError("its answer makes no sense")
-        return int(answer[1])
+        return int(status)
 
 
 def _read_routes(path: Path) -> Mapping[str, str]:
