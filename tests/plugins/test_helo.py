@@ -173,3 +173,12 @@ def test_any_name_and_any_name_of_the_address_has_one_reply(name, ptr, policy):
     client = Kit(f"helo policy {policy}", config=BAD, names=Everywhere()).connect()
     reply = client.send(b"HELO " + re.sub(rb"[\r\n]", b"", name) + b"\r\n")
     assert re.fullmatch(rb"[0-9]{3} [ -~]+\r\n", reply)
+
+
+def test_no_expression_is_tried_on_a_name_of_any_length(kit):
+    stage = kit("helo", config={"badhelo": ["plain.example", r"^(a|aa)+$"]})
+    reply, _ = hello(stage, "a" * 300 + "!")
+    assert reply.code == 550
+    assert stage.logged("fail, a name of 301 characters")
+    stage = kit("helo", config={"badhelo": ["plain.example"]})
+    assert hello(stage, "a" * 300)[0].code == 250

@@ -14,7 +14,8 @@ How much is checked is for the argument `policy` to say:
 
 A line of `config/badhelo` is a name, or a regular expression (Python's) if it holds one of
 `{ } [ ] ( ) ^ $ | * + ? \ !`. An expression matches anywhere in the name, which is in lower
-case by then; with a `!` before it, where it does not match:
+case by then; with a `!` before it, where it does not match. Where there is one, a name of more than
+255 characters, which no host has, fails: some expressions take minutes over it.
 
     yahoo.com
     ^dsl-.*\.example\.net$
@@ -142,6 +143,8 @@ class Helo(Plugin):
     def _by_name(self, host: str) -> _Failure:
         name = host.lower()
         for bad in self._bad_names():
+            if bad.expression is not None and len(name) > _LONGEST:  # some expressions take minutes over it
+                return "The name in HELO is too long (RFC 1035)", f"a name of {len(name)} characters"
             if bad.matches(name):
                 return "You are not who you say you are", f"in badhelo: {bad.text}"
         if name == "localhost" and not self.is_localhost(self.connection.remote_ip):
