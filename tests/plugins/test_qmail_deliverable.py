@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -59,7 +60,9 @@ def ask(stage, recipient="one@x.example"):
 def test_an_answer_of_blank_lines_takes_no_time(kit, daemon):
     daemon.says(b"\n" * 60_000 + b"x")  # an expression that tries each of them would take half a minute
     stage = kit(f"qmail_deliverable server 127.0.0.1:{daemon.port}")
-    assert ask(stage)[1].code != 550
+    begun = time.process_time()
+    ask(stage)
+    assert time.process_time() - begun < 5
     assert stage.logged("its answer makes no sense")
 
 
