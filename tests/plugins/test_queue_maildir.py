@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qpsmtpd.config import ConfigError
+from qpsmtpd.plugins.queue import _maildirsize
 from qpsmtpd.plugins.queue.maildir import SharedSyncs, _NoFolderError
 from qpsmtpd.protocol import Mailbox
 from qpsmtpd.session.message import Message
@@ -441,3 +442,17 @@ def test_directories_are_synced_side_by_side(threads, tmp_path):
     disk.through.release(2)
     for each in both:
         each.result(10)
+
+
+def test_a_pipe_in_place_of_the_quota_holds_up_nobody(tmp_path):
+    os.mkfifo(tmp_path / "maildirsize")
+    answers = []
+
+    def ask():
+        answers.append(_maildirsize.has_room(str(tmp_path), 1))
+        answers.append(_maildirsize.count(str(tmp_path), 1))
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(5)
+    assert answers == [True, None]

@@ -17,8 +17,8 @@ _ENTRY = re.compile(rb"^ *(-?[0-9]{1,18}) +(-?[0-9]{1,18})[ \r]*$", re.MULTILINE
 
 def has_room(folder: str, size: int) -> bool:
     """Whether another message of this size may come; it may where the file is not there, or cannot be read."""
-    try:
-        descriptor = os.open(_path(folder), os.O_RDONLY)
+    try:  # who owns the Maildir may have put a pipe there, for which O_NONBLOCK waits for nobody
+        descriptor = os.open(_path(folder), os.O_RDONLY | os.O_NONBLOCK)
         try:
             first, _, entries = os.read(descriptor, _MOST).partition(b"\n")
         finally:
@@ -34,7 +34,7 @@ def has_room(folder: str, size: int) -> bool:
 def count(folder: str, size: int) -> None:
     """Note that a message has come, where the file is there; at worst it is not noted, and counted later."""
     with contextlib.suppress(OSError):
-        descriptor = os.open(_path(folder), os.O_WRONLY | os.O_APPEND)
+        descriptor = os.open(_path(folder), os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)
         try:
             os.write(descriptor, b"%d 1\n" % size)
         finally:
