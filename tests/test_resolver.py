@@ -122,16 +122,38 @@ def test_what_was_found_is_kept(server):
     assert server.asked.count(("kept.example", "A")) == 1
 
 
-def test_there_is_a_bound_on_look_ups_at_once(server, monkeypatch):
-    monkeypatch.setattr("qpsmtpd.resolver._MOST_AT_ONCE", 1)
-    resolver = SystemResolver([server.address], 0.4)
-    server.set({"hanging.example": DROP})
+@pytest.mark.parametrize("run", [lambda f: asyncio.run(f()), trio.run])
+def test_those_above_the_bound_wait_for_their_turn(server, monkeypatch, run):
+    monkeypatch.setattr("qpsmtpd.resolver._MOST_AT_ONCE", 2)
+    monkeypatch.setattr("qpsmtpd.resolver._SHARE", 3)
+    resolver = SystemResolver([server.address], 5)
+    names = [f"many{number}.example" for number in range(20)]
+    server.set({name: {"A": ["192.0.2.7"]} for name in names})
 
     async def ask():
-        return await resolver.look_up_all([("hanging.example", "A"), ("example.org", "A")])
+        return await resolver.look_up_all([(name, "A") for name in names])
 
-    assert anyio.run(ask) == [None, None]
-    assert set(by_thread(resolver, "example.org", "A")) == {"192.0.2.1", "192.0.2.2"}  # the permit was given back
+    assert run(ask) == [("192.0.2.7",)] * 20
+    assert resolver._under_way == 0
+
+
+def test_a_turn_that_does_not_come_in_time_is_an_error(server, monkeypatch):
+    monkeypatch.setattr("qpsmtpd.resolver._MOST_AT_ONCE", 1)
+    resolver = SystemResolver([server.address], 0.2)
+    server.set({"hanging.example": DROP, "hanging2.example": DROP, "hanging3.example": DROP})
+
+    async def ask():
+        start = time.monotonic()
+        found = await resolver.look_up_all(
+            [("hanging.example", "A"), ("hanging2.example", "A"), ("hanging3.example", "A")]
+        )
+        return found, time.monotonic() - start
+
+    found, seconds = anyio.run(ask)
+    assert found == [None] * 3
+    assert seconds < 3
+    assert resolver._under_way == 0
+    assert set(by_asyncio(resolver, "example.org", "A")) == {"192.0.2.1", "192.0.2.2"}
 
 
 def test_a_dead_server_does_not_stall_the_loop(server):
@@ -191,6 +213,19 @@ def test_changed_settings_make_another_resolver_and_the_same_keep_it(tmp_path):
     (tmp_path / "nameservers").write_text("192.0.2.54\n")
     now = 2.0
     assert site.resolver is not first
+
+
+def test_settings_that_go_bad_leave_the_resolver_that_there_is(tmp_path):
+    (tmp_path / "nameservers").write_text("192.0.2.53\n")
+    now, log = 0.0, []
+    site = Site(Config(tmp_path, clock=lambda: now), clock=lambda: now, write=log.append)
+    first = site.resolver
+    (tmp_path / "nameservers").write_text("nonsense\n")
+    now = 2.0
+    assert site.resolver is first
+    assert site.resolver is first
+    (line,) = [line for line in log if "nameservers:1" in line]
+    assert "the old settings stay in force" in line
 
 
 def test_a_resolver_that_is_given_counts_in_any_case():

@@ -30,6 +30,8 @@ Question = tuple[str, str]
 
 _PORT = 53
 _MOST_AT_ONCE = 500  # each has a socket; the connections of clients need some too
+_SHARE = 50  # of these, for one who asks several questions
+_PATIENCE = 0.02  # seconds until somebody who found all of them taken looks again
 _CACHED = 10_000
 _TRY = 2.0  # seconds until the question is asked again, or another server
 
@@ -56,13 +58,15 @@ class Resolver(ABC):
 
     async def look_up_all(self, questions: Sequence[Question]) -> list[tuple[str, ...] | None]:
         """Look up several at the same time; None for each where nobody can say now."""
-        from anyio import create_task_group  # noqa: PLC0415 - comes with the extra dns
+        from anyio import CapacityLimiter, create_task_group  # noqa: PLC0415 - comes with the extra dns
 
         answers: list[tuple[str, ...] | None] = [None] * len(questions)
+        share = CapacityLimiter(_SHARE)
 
         async def look_up(index: int, question: Question) -> None:
-            with contextlib.suppress(DnsError):
-                answers[index] = await self.look_up(*question)
+            async with share:
+                with contextlib.suppress(DnsError):
+                    answers[index] = await self.look_up(*question)
 
         async with create_task_group() as group:
             for index, question in enumerate(questions):
@@ -134,24 +138,40 @@ class SystemResolver(Resolver):
             each.timeout = min(_TRY, seconds)
             each.use_edns(0, 0, 1232)
         self._backends = dns.asyncbackend
-        self._permits = [None] * _MOST_AT_ONCE  # taken and given back whole, in whatever thread
+        self._seconds = seconds
+        self._under_way = 0  # in loops; hooks in threads are few
 
     async def look_up(self, name: str, kind: str) -> tuple[str, ...]:
-        """Look up; see `Resolver`. Raises DnsError."""
-        with _Attempt(self._permits, name, kind) as attempt:
-            if attempt.name is not None:
-                # That of the loop that runs now: dnspython itself would stay with the first one.
-                backend = self._backends.get_backend(self._backends.sniff())
-                attempt.found(
-                    await self._asynchronous.resolve(
-                        attempt.name, kind, raise_on_no_answer=False, search=False, backend=backend
+        """Look up; see `Resolver`. Raises DnsError, also if so many others ask that its turn does not come in time."""
+        await self._wait_for_turn(f"{kind} of {name}")
+        self._under_way += 1
+        try:
+            with _Attempt(name, kind) as attempt:
+                if attempt.name is not None:
+                    # That of the loop that runs now: dnspython itself would stay with the first one.
+                    backend = self._backends.get_backend(self._backends.sniff())
+                    attempt.found(
+                        await self._asynchronous.resolve(
+                            attempt.name, kind, raise_on_no_answer=False, search=False, backend=backend
+                        )
                     )
-                )
+        finally:
+            self._under_way -= 1
         return attempt.values
+
+    async def _wait_for_turn(self, shown: str) -> None:
+        left = self._seconds
+        while self._under_way >= _MOST_AT_ONCE:
+            if left <= 0:
+                raise DnsError(f"{shown}: {_MOST_AT_ONCE} look-ups are under way already")
+            from anyio import sleep  # noqa: PLC0415 - comes with the extra dns
+
+            await sleep(_PATIENCE)
+            left -= _PATIENCE
 
     def look_up_blocking(self, name: str, kind: str) -> tuple[str, ...]:
         """Look up in a worker thread; see `Resolver`. Raises DnsError."""
-        with _Attempt(self._permits, name, kind) as attempt:
+        with _Attempt(name, kind) as attempt:
             if attempt.name is not None:
                 attempt.found(self._blocking.resolve(attempt.name, kind, raise_on_no_answer=False, search=False))
         return attempt.values
@@ -160,11 +180,10 @@ class SystemResolver(Resolver):
 class _Attempt:
     """A look-up under way: what there is before and behind the one call that waits."""
 
-    def __init__(self, permits: list[None], name: str, kind: str) -> None:
+    def __init__(self, name: str, kind: str) -> None:
         import dns.exception  # noqa: PLC0415 - an extra
         import dns.name  # noqa: PLC0415
 
-        self._permits = permits
         self._shown = f"{kind} of {name}"
         self.values: tuple[str, ...] = ()
         try:
@@ -173,10 +192,6 @@ class _Attempt:
             self.name = None
 
     def __enter__(self) -> Self:
-        try:
-            self._permits.pop()
-        except IndexError:
-            raise DnsError(f"{self._shown}: {_MOST_AT_ONCE} look-ups are under way already") from None
         return self
 
     def found(self, answer: "dns.resolver.Answer") -> None:
@@ -187,7 +202,6 @@ class _Attempt:
         import dns.exception  # noqa: PLC0415 - an extra
         import dns.resolver  # noqa: PLC0415
 
-        self._permits.append(None)
         if isinstance(error, dns.resolver.NXDOMAIN | dns.resolver.YXDOMAIN):
             return True
         if isinstance(error, dns.exception.DNSException | OSError | EOFError | ValueError):

@@ -172,6 +172,7 @@ class Site:
         self._resolver = resolver
         self._backends: dict[str, Backend] = {}
         self._resolves_by: tuple[Sequence[NameServer], float] | None = None
+        self._resolver_complaint = ""
 
     @property
     def chains(self) -> Mapping[str, Sequence[Entry]]:
@@ -324,14 +325,20 @@ class Site:
         """Looks names up, by the settings `nameservers` and `timeoutdns`.
 
         A plugin that needs it touches it in `register`, so that what is wrong shows at the start.
-        Raises ConfigError.
+        Settings that go bad later are logged, and the old ones stay. Raises ConfigError.
         """
         if self._resolver is not None and self._resolves_by is None:
             return self._resolver
-        wanted = (
-            self._read_each("nameservers", parse_name_server, "name server such as 192.0.2.53"),
-            self.number("timeoutdns"),
-        )
+        try:
+            servers = self._read_each("nameservers", parse_name_server, "name server such as 192.0.2.53")
+            wanted = servers, self.number("timeoutdns")
+        except ConfigError as error:
+            if self._resolver is None:
+                raise
+            if self._resolver_complaint != str(error):
+                self._resolver_complaint = str(error)
+                self.log(LOGERROR, f"{error}; the old settings stay in force")
+            return self._resolver
         if self._resolver is None or wanted != self._resolves_by:
             self._resolver = SystemResolver(*wanted)
             self._resolves_by = wanted

@@ -22,7 +22,10 @@ KEPT = 8
 """Connections that may wait for the next message."""
 
 IDLE_SECONDS = 10.0
-"""For how long; servers that are short of processes give idle clients no more than that."""
+"""For how long; servers that are short of processes give idle clients no more than that.
+
+One that has waited longer is not used again, and closed when the next message comes.
+"""
 
 _BEHIND_THE_ENVELOPE = frozenset({Stage.CONTENT, Stage.END})
 _FAREWELL = 1.0  # seconds to say QUIT in; nothing depends on it

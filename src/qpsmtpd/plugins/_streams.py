@@ -1,6 +1,7 @@
 """Talking to a local daemon or another server, in hooks that are marked `@blocking`.
 
-A talk has one deadline in all: a peer that sends an octet now and then holds nobody longer.
+A talk has one deadline in all: a peer that sends an octet now and then holds nobody longer. The
+name of a host is looked up by the system, which takes its own time for it.
 """
 
 import os

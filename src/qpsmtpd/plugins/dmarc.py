@@ -20,7 +20,7 @@ is a permerror is refused too (RFC 7489 section 6.6.1).
 Arguments:
 - `reject`: 1 refuses (the default), 0 only logs, naughty leaves it to the plugin naughty.
 - `reject_type` is perm (the default), soft, disconnect or temp_disconnect.
-- `reporting 0` changes nothing: reports to the owners of domains are not made.
+- `reporting` is taken, and has no effect: reports to the owners of domains are not made.
 
 Config file: `config/dmarc_whitelist` holds the networks of forwarders whose mail is not refused
 though it fails, one a line, as in `config/relayclients`; what stands behind a blank is a comment.
@@ -45,11 +45,12 @@ from typing import cast
 
 from publicsuffixlist import PublicSuffixList
 
-from qpsmtpd import DECLINED, LOGERROR, LOGINFO, Plugin, Result, Site, Transaction
+from qpsmtpd import DECLINED, LOGERROR, LOGINFO, LOGWARN, Plugin, Result, Site, Transaction
 from qpsmtpd.networks import is_listed, parse_network
 from qpsmtpd.plugins._dmarc import Identifier, Policy, alignment, only_record, parse_policy
 from qpsmtpd.plugins._domains import author_domain
 from qpsmtpd.plugins._lists import parse_each
+from qpsmtpd.plugins._options import flag
 from qpsmtpd.resolver import DnsError
 
 _REFUSE = "reject_dmarc"
@@ -60,8 +61,8 @@ class Dmarc(Plugin):
 
     def register(self, qp: Site, *args: str) -> None:
         """Read the arguments. Raises ValueError, and ConfigError if dnspython is not installed."""
-        if self.options(args, "reporting").get("reporting", "0") != "0":
-            raise ValueError("this server makes no reports; say `reporting 0`")
+        if flag(self.options(args, "reporting"), "reporting"):
+            self.log(LOGWARN, "reporting 1 has no effect: no reports are made here")
         self._forwarders = parse_each(self, "dmarc_whitelist", parse_network)
         self._forwarders()  # what is wrong in the file should be in the log from the start
         self._suffixes = PublicSuffixList()

@@ -8,7 +8,7 @@ A recipient is accepted if
   stands for itself, `.example.org` for every name below it; case does not count,
 - its domain is in `config/morercpthosts.cdb`, which qmail's `qmail-newmrh` makes of such a
   list, for many thousands of domains,
-- it is `<postmaster>` without a domain (RFC 5321 section 4.5.1).
+- it is `<postmaster>` or `<abuse>` without a domain (RFC 5321 section 4.5.1, RFC 2142).
 
 The name of this host (`config/me`) is no exception: list it if it takes mail.
 

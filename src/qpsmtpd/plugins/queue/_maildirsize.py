@@ -14,11 +14,14 @@ _MOST = 1 << 20  # octets; who keeps the file makes it short again long before
 _LIMIT = re.compile(rb"([0-9]{1,18})([SC])")
 _ENTRY = re.compile(rb"^ *(-?[0-9]{1,18}) +(-?[0-9]{1,18})[ \r]*$", re.MULTILINE)
 
+# Who owns the Maildir may have put a pipe there, which would be waited for, or a link to a file of somebody else.
+_FLAGS = os.O_NONBLOCK | os.O_NOFOLLOW
+
 
 def has_room(folder: str, size: int) -> bool:
     """Whether another message of this size may come; it may where the file is not there, or cannot be read."""
-    try:  # who owns the Maildir may have put a pipe there, for which O_NONBLOCK waits for nobody
-        descriptor = os.open(_path(folder), os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        descriptor = os.open(_path(folder), os.O_RDONLY | _FLAGS)
         try:
             first, _, entries = os.read(descriptor, _MOST).partition(b"\n")
         finally:
@@ -34,7 +37,7 @@ def has_room(folder: str, size: int) -> bool:
 def count(folder: str, size: int) -> None:
     """Note that a message has come, where the file is there; at worst it is not noted, and counted later."""
     with contextlib.suppress(OSError):
-        descriptor = os.open(_path(folder), os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)
+        descriptor = os.open(_path(folder), os.O_WRONLY | os.O_APPEND | _FLAGS)
         try:
             os.write(descriptor, b"%d 1\n" % size)
         finally:
