@@ -45,11 +45,11 @@ dnsbl
 # Names of clients that cannot be right.
 helo policy lenient
 
-# Senders nobody wants (config/badmailfrom), senders who cannot be answered, and senders whose
-# domain says that they do not send from there.
+# Senders nobody wants (config/badmailfrom), senders who cannot be answered, and whether the
+# client may send for their domain, which dmarc needs to know; without dmarc let it refuse, by `reject 3`.
 badmailfrom
 resolvable_fromhost
-sender_permitted_from reject 3
+sender_permitted_from reject 1
 
 # Recipients nobody wants: config/badrcptto
 badrcptto

@@ -98,13 +98,21 @@ def test_a_second_greeting_is_judged_by_itself(kit):
     assert client.say("EHLO bad.example").code == 550
 
 
+@pytest.mark.parametrize("policy", ["rfc", "strict"])
 @pytest.mark.parametrize("trouble", [DROP, SERVFAIL, GARBAGE])
-def test_nobody_is_refused_while_the_dns_is_down(kit, name_server, trouble):
+def test_nobody_is_refused_while_the_dns_is_down(kit, name_server, trouble, policy):
     name_server.set({"mx.example.org": trouble, PTR: trouble})
-    stage = kit("helo policy rfc", config={"nameservers": name_server.config, "timeoutdns": ["0.3"]})
+    stage = kit(f"helo policy {policy}", config={"nameservers": name_server.config, "timeoutdns": ["0.3"]})
     assert hello(stage, "mx.example.org")[0].code == 250
     assert stage.logged("error, no name server can tell the addresses of the name")
     assert stage.logged("error, no name server can tell the names of 192.0.2.10")
+
+
+@pytest.mark.parametrize("dead", ["mx.example.org", PTR])
+def test_half_of_an_answer_is_none(kit, dead):
+    records = {"mx.example.org": {"A": ["198.51.100.1"]}, PTR: {"PTR": ["other.example"]}}
+    assert hello(kit("helo policy strict", names=Names(records, failing=[dead])), "mx.example.org")[0].code == 250
+    assert hello(kit("helo policy strict", names=Names(records)), "mx.example.org")[0].code == 550
 
 
 def test_answers_of_a_name_server(kit, name_server):

@@ -163,7 +163,11 @@ class Helo(Plugin):
         return (
             (None if is_literal else self._forward(addresses))
             or self._reverse(names, host)
-            or (self._strict(is_literal=is_literal) if self._policy == "strict" else None)
+            or (
+                self._strict(is_literal=is_literal, doubt=None in (names, *addresses))
+                if self._policy == "strict"
+                else None
+            )
         )
 
     def _forward(self, answers: Sequence[tuple[str, ...] | None]) -> _Failure:
@@ -191,10 +195,12 @@ class Helo(Plugin):
             self.connection.notes[_REVERSE] = True
         return None
 
-    def _strict(self, *, is_literal: bool) -> _Failure:
+    def _strict(self, *, is_literal: bool, doubt: bool) -> _Failure:
         if is_literal:
             return "An address literal in HELO is not taken here", "bracketed IP"
         matches = [name for name in (_FORWARD, _REVERSE) if self.connection.notes.get(name)]
+        if not matches and doubt:
+            return None  # what nobody could tell may match
         if not matches:
             return "The name in HELO and your address do not match in the DNS", "no matching DNS"
         if len(matches) == 2:
