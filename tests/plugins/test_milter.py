@@ -27,15 +27,15 @@ def receive(connection):
 class Filter:
     """Speaks as libmilter does: answers each step with what `answers` has for its letter, and keeps what it was told."""
 
-    def __init__(self, protocol=0, **answers):
-        self.protocol, self.answers = protocol, answers
+    def __init__(self, protocol=0, version=6, **answers):
+        self.protocol, self.version, self.answers = protocol, version, answers
         self.told = []
 
     def __call__(self, connection):
         letter, data = receive(connection)
         assert letter == b"O"
         self.offered = struct.unpack("!III", data)
-        connection.sendall(_milter.packet(b"O", struct.pack("!III", 6, 0x1FF & 0xFF, self.protocol)))
+        connection.sendall(_milter.packet(b"O", struct.pack("!III", self.version, 0xFF, self.protocol)))
         while True:
             letter, data = receive(connection)
             self.told.append((letter, data))
@@ -100,6 +100,20 @@ def test_a_filter_is_told_only_what_it_wants_and_waited_for_only_where_it_answer
     talk = Filter(0x1 | 0x2 | 0x20 | 0x200 | 0x4000 | 0x8000 | 0x80000 | 0x40000)
     assert ask(talk)[0].code == 250
     assert talk.letters == b"MRNBEQ"
+
+
+@pytest.mark.parametrize(("version", "letters"), [(2, b"CHMRLLLLNBEQ"), (3, b"CHMRLLLLNBEQ"), (4, b"CHMRTLLLLNBEQ")])
+def test_a_filter_from_before_version_4_is_not_told_of_data(ask, version, letters):
+    talk = Filter(version=version)
+    assert ask(talk, "default tempfail")[0].code == 250
+    assert talk.letters == letters
+
+
+@pytest.mark.parametrize("nobody", [b"<>\0", b"\0"])
+def test_a_filter_cannot_add_nobody_as_a_recipient(ask, nobody):
+    _, _, stage = ask(Filter(E=_milter.packet(b"+", nobody) + _milter.packet(b"c")))
+    assert [str(mailbox) for mailbox in Keep.recipients] == ["<b@example.org>"]
+    assert stage.logged("is no recipient")
 
 
 def test_a_filter_may_see_the_blank_behind_the_colon(ask):

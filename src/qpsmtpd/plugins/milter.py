@@ -372,11 +372,19 @@ def _mailbox(text: str) -> Mailbox:
     return mailbox
 
 
+def _recipient(text: str) -> Mailbox:
+    """Read the address of a recipient, which is not empty. Raises ValueError."""
+    mailbox = _mailbox(text)
+    if not mailbox.local_part:
+        raise ValueError(f"{text!r} is no recipient")
+    return mailbox
+
+
 def _change_one(transaction: Transaction, change: Change) -> None:
     """Change the envelope or the header. Raises ValueError."""
     header, words = transaction.header, change.words
     if change.letter in b"+2":
-        transaction.add_recipient(_mailbox(words[0]))
+        transaction.add_recipient(_recipient(words[0]))
     elif change.letter == b"-":
         transaction.remove_recipient(_mailbox(words[0]))
     elif change.letter == b"e":
