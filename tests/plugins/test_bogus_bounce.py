@@ -96,7 +96,9 @@ def test_any_return_path_gets_a_reply():
     @given(st.binary(max_size=60))
     def judged(path):
         path = path.replace(b"\r", b"").replace(b"\n", b"")
-        assert answer(stage, header=b"Return-Path:" + path + b"\r\n").code == (250 if path.strip(b" \t") in (b"", b"<>") else 554)
+        assert answer(stage, header=b"Return-Path:" + path + b"\r\n").code == (
+            250 if path.strip(b" \t") in (b"", b"<>") else 554
+        )
 
     judged()
     assert not stage.logged("Traceback")
