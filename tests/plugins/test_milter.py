@@ -116,6 +116,31 @@ def test_a_filter_cannot_add_nobody_as_a_recipient(ask, nobody):
     assert stage.logged("is no recipient")
 
 
+def test_a_filter_that_asks_for_what_was_not_offered_is_of_no_use(kit):
+    def talk(connection):
+        receive(connection)
+        connection.sendall(_milter.packet(b"O", struct.pack("!III", 6, 0x100, 0)))
+        receive(connection)
+
+    with Daemon(talk) as daemon:
+        stage = kit(f"milter test 127.0.0.1:{daemon.port} default tempfail")
+        assert stage.connect().closed
+    assert stage.logged("it asks for what was not offered")
+
+
+def test_a_plugin_that_ends_connect_does_not_make_the_filter_a_broken_one(kit):
+    class Ends(Plugin):
+        def hook_connect(self, transaction):
+            return OK
+
+    talk = Filter()
+    with Daemon(talk) as daemon:
+        client = kit(Ends, f"milter test 127.0.0.1:{daemon.port} default tempfail", Keep).connect()
+        assert [reply.code for reply in client.deliver()] == [250, 250, 250, 354, 250]
+        client.say("QUIT")
+    assert talk.letters.startswith(b"CM")
+
+
 def test_a_filter_may_see_the_blank_behind_the_colon(ask):
     talk = Filter(0x100000)
     ask(talk)

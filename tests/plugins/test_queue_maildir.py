@@ -456,3 +456,12 @@ def test_a_pipe_in_place_of_the_quota_holds_up_nobody(tmp_path):
     asking.start()
     asking.join(5)
     assert answers == [True, None]
+
+
+def test_a_link_in_place_of_the_quota_leads_nowhere(tmp_path):
+    other = tmp_path / "other"
+    other.write_text("1S\n5 1\n")
+    (tmp_path / "maildirsize").symlink_to(other)
+    assert _maildirsize.has_room(str(tmp_path), 100)
+    _maildirsize.count(str(tmp_path), 100)
+    assert other.read_text() == "1S\n5 1\n"

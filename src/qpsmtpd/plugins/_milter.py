@@ -22,7 +22,7 @@ FINAL = b"cartdsy4"
 
 _VERSION = 6
 _DATA_SINCE = 4  # filters of older versions close the connection when they are told of DATA
-_ACTIONS = 0x7F | 0x80  # fields, body, recipients, quarantine, the sender, recipients with parameters
+_ACTIONS = 0xFF  # fields, body, recipients, quarantine, the sender, recipients with parameters
 _LEADING_BLANK = 0x100000
 _REPLY = re.compile(r"([45])([0-9][0-9])(?:[ -]|$)")
 _LINE_BREAK = re.compile(r"[\r\n]+(?:[45][0-9][0-9][ -])?")
@@ -95,7 +95,7 @@ def parse_offer(letter: bytes, data: bytes) -> Options:
     version, actions, protocol = struct.unpack_from("!III", data)
     if not 2 <= version <= _VERSION:
         raise ValueError(f"it speaks version {version}")
-    if actions & ~_ACTIONS & 0xFF or protocol & ~_PROTOCOL:
+    if actions & ~_ACTIONS or protocol & ~_PROTOCOL:
         raise ValueError(f"it asks for what was not offered ({actions:#x}, {protocol:#x})")
     if version < _DATA_SINCE:
         protocol |= Step.DATA.value[1]

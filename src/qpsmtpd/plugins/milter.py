@@ -215,7 +215,7 @@ class Milter(Plugin):
 
     def _without(self, talk: _Talk | None) -> Result:
         """The result where the filter is not asked."""
-        broken = talk is None or talk.stream is None
+        broken = talk is not None and talk.stream is None  # where there is no talk yet, MAIL begins it
         return (DENYSOFT, "a mail filter is out of order; try again later") if broken and self._defers else DECLINED
 
     def _step(self, step: Step, data: bytes, macros: Mapping[str, str]) -> Result:
