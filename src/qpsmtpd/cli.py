@@ -5,9 +5,10 @@ import getpass
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 from qpsmtpd import __version__, daemon
@@ -35,6 +36,12 @@ SOLO: Mapping[str, tuple[str, ...]] = {
 }
 """The settings where there is no configuration: mail from this machine, to anyone, into ./mail."""
 
+TOOLS: Mapping[str, tuple[str, str]] = {}
+"""Commands of the tools for research: a module that has `add_arguments(parser)`, and what the command does.
+
+They are imported when they are called for, since some need a library.
+"""
+
 _LISTEN = re.compile(
     r"(?:(?P<words>[a-z]+(?:,[a-z]+)*)=)?"
     r"(?:unix:(?P<path>.+)|(?:\[(?P<six>[^\]]+)\]|(?P<host>[^:\[\]=]*)):(?P<port>\d{1,5}))"
@@ -47,8 +54,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser, commands = _parser()
     if words and not words[0].startswith("-") and words[0] not in commands:
         return _status_of(partial(_run_plugin, words[0], words[1:], commands))
+    if words and words[0] in TOOLS:
+        return _status_of(partial(_run_tool, words[0], words[1:], commands))
     options = parser.parse_args(words)
     return _status_of(partial(options.command, options))
+
+
+def _run_tool(name: str, words: list[str], commands: Mapping[str, argparse.ArgumentParser]) -> int:
+    """Run the command of a tool, whose module says what arguments it takes."""
+    import_module(TOOLS[name][0]).add_arguments(commands[name])
+    options = commands[name].parse_args(words)
+    return int(options.command(options))
 
 
 def _status_of(command: Callable[[], int]) -> int:
@@ -85,7 +101,7 @@ def _with_config() -> argparse.ArgumentParser:
     return parser
 
 
-def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
+def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
     """The parser, and the commands it knows."""
     parser = argparse.ArgumentParser(
         prog="qpsmtpd",
@@ -167,6 +183,9 @@ def _parser() -> tuple[argparse.ArgumentParser, Collection[str]]:
     help_ = actions.add_parser("help", parents=[with_config], help="a plugin's documentation")
     help_.add_argument("name", metavar="NAME")
     help_.set_defaults(command=_help)
+
+    for name, (_, purpose) in TOOLS.items():
+        commands.add_parser(name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.")
     return parser, commands.choices
 
 
