@@ -16,7 +16,7 @@ from qpsmtpd.logs import LOGINFO, LOGWARN
 from qpsmtpd.processes import Bell, signals_named
 from qpsmtpd.session.connection import Peer, plain_address
 from qpsmtpd.session.role import MX, Role
-from qpsmtpd.session.session import Session
+from qpsmtpd.session.session import open_session
 from qpsmtpd.site import Kind, Site
 from qpsmtpd.transports import blocking
 from qpsmtpd.transports.sockets import Address, Place, peer_of, remove_unix
@@ -77,7 +77,7 @@ def inetd(site: Site, role: Role = MX) -> None:
     """
     portal = blocking.Portal()
     try:
-        blocking.Link(Session(site, _inetd_peer(), role, alone=True), _StandardStreams(), portal).drive()
+        blocking.Link(open_session(site, _inetd_peer(), role, alone=True), _StandardStreams(), portal).drive()
     finally:
         portal.close()
         site.remove_spool_dir()

@@ -31,6 +31,7 @@ from qpsmtpd.store import Backend, Store, open_backend, place_in
 
 if TYPE_CHECKING:
     from qpsmtpd.plugin import Plugin
+    from qpsmtpd.session.session import Session
     from qpsmtpd.session.tls import ServerTls
 
 _T = TypeVar("_T")
@@ -127,6 +128,9 @@ class Settings:
 
 class Site:
     """A server's settings, plugins and log. Plugins know it as `self.qp`."""
+
+    session_type: "type[Session] | None" = None
+    """What kind of session clients get, where it is a special one."""
 
     def __init__(
         self,

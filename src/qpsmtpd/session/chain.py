@@ -19,6 +19,7 @@ from qpsmtpd.protocol import (
     FAILED,
     REFUSALS,
     VERDICTS,
+    Answer,
     Hook,
     Reply,
     ReturnCode,
@@ -32,7 +33,7 @@ from qpsmtpd.session.effects import Await, CallBlocking, Effect, Effects, Pause
 from qpsmtpd.session.transaction import Transaction
 from qpsmtpd.site import PLAIN, Entry, Kind, Settings, Site, current_session, no_result
 
-__all__ = ["PARSE_HOOKS", "Asking", "Chains"]
+__all__ = ["PARSE_HOOKS", "Asking", "Chains", "Trace"]
 
 Texts = tuple[str, ...]
 
@@ -50,8 +51,14 @@ _SECRET = hooks.AuthScramSha256.name  # its text is nobody's business
 _KEPT: Mapping[ReturnCode, object] = {code: MappingProxyType({"return": code}) for code in ReturnCode}
 
 
+Trace = Callable[[str, str, Answer, Texts, float], object]
+"""Is told what each plugin has answered: the hook, the plugin, the answer, its texts, and the seconds it took."""
+
+
 class Chains:
     """What runs the hooks of one session."""
+
+    _trace: Trace | None = None  # kinds of session that look on have one
 
     connection: Connection
     """What is known about the connection."""
@@ -87,8 +94,9 @@ class Chains:
         arguments = (self.transaction, *hook.arguments)
         most = len(arguments)
         results = (self.transaction if hook.of_transaction else self.connection).notes
-        answer: ReturnCode = DECLINED
+        answer: Answer = DECLINED
         texts: Texts = ()
+        result: object = None
         queueing = name in _QUEUEING
         self._run_as(name)
         begun = clock()
@@ -102,27 +110,25 @@ class Chains:
                     result = entry.method(*given)
                     if (ended := clock()) - begun > _SLOW:
                         self._held_up(entry, name, ended - begun)
-                    begun = ended
                 else:
                     result = yield from self._wait_for(entry, given)
                     self._run_as(name)
-                    begun = clock()
+                    ended = clock()
                 if isinstance(result, ReturnCode):
                     answer, texts = result, ()
-                elif result is None:
-                    texts = ()
-                    self._site.log(LOGDEBUG, "returned None, which counts as DECLINED", hook=name, plugin=entry.name)
-                    continue
                 else:
                     answer, texts = self._understood(name, entry, result)
-                    if name == _SECRET and texts:
-                        ScramVerifier.parse(texts[0])
             except Exception:  # noqa: BLE001 - a plugin may raise anything
                 self._run_as(name)
                 self._site.log_failure(name, entry.name, "the hook")
-                if VERDICTS[name][FAILED].reply is None:
-                    continue
+                ended, answer, texts = clock(), FAILED, ()
+            if self._trace is not None:
+                self._trace(name, entry.name, answer, texts if name != _SECRET else (), ended - begun)
+            begun = ended
+            if answer is FAILED and VERDICTS[name][FAILED].reply is not None:
                 return FAILED, (), self._own_reply
+            if answer is FAILED or result is None:
+                continue
             kept = results.get(entry.name)
             if kept is None:
                 results[entry.name] = {entry.note: _KEPT[answer]}
@@ -207,11 +213,16 @@ class Chains:
 
     def _understood(self, hook: str, entry: Entry, result: object) -> tuple[ReturnCode, Texts]:
         """A hook's result as code and texts. Raises TypeError for what is none."""
-        if result is None or isinstance(result, ReturnCode):
-            return result or DECLINED, ()
+        if isinstance(result, ReturnCode):
+            return result, ()
+        if result is None:
+            self._site.log(LOGDEBUG, "returned None, which counts as DECLINED", hook=hook, plugin=entry.name)
+            return DECLINED, ()
         code, *given = _parts(result)
         if isinstance(code, ReturnCode):
             if len(given) == 1 and isinstance(given[0], str):  # as nearly always
+                if hook == _SECRET:
+                    ScramVerifier.parse(given[0])
                 return code, (given[0],)
             if hook in PARSE_HOOKS and given and callable(given[0]):
                 self._parser = entry, given[0]

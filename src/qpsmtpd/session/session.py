@@ -47,7 +47,7 @@ from qpsmtpd.session.trace import authentication_results_field, from_clause, rec
 from qpsmtpd.session.transaction import Transaction
 from qpsmtpd.site import Site, current_session
 
-__all__ = ["Session"]
+__all__ = ["Session", "open_session"]
 
 _TIMEOUT = Reply(421, "4.4.2", "Timeout, closing the connection")
 _TOO_LONG = Reply(421, "4.4.2", "This session has lasted too long, closing the connection")
@@ -56,8 +56,15 @@ _TOO_MANY = Reply(421, None, "Too many connections, please try again later")
 _TOO_MANY_FROM_YOU = Reply(421, None, "Too many connections from your address, please try again later")
 
 
+def open_session(site: Site, peer: Peer, role: Role = MX, *, alone: bool = False) -> "Session":
+    """A session of the kind that the site is for; the arguments are those of `Session`."""
+    return (site.session_type or Session)(site, peer, role, alone=alone)
+
+
 class Session(Chains, Host):
     """The session of one client. A transport drives `run` and sends `data_to_send`."""
+
+    _server_type: type[Server] = Server
 
     # Few sessions have these. CPython 3.11 is slower with an instance of more than 30 attributes.
     _out_of_tls = False  # a handshake has failed; the alert must not be lost
@@ -88,7 +95,7 @@ class Session(Chains, Host):
 
     def _make_server(self) -> Server:
         site, settings, role = self._site, self._settings, self._role
-        return Server(
+        return self._server_type(
             hooks=site.wanted,
             hostname=settings.hostname,
             greeting=settings.greeting.replace("ESMTP", "LMTP") if role.lmtp else settings.greeting,

@@ -13,7 +13,7 @@ from qpsmtpd.resolver import Resolver
 from qpsmtpd.session.connection import Connection, Peer
 from qpsmtpd.session.effects import TIMED_OUT, Await, CallBlocking, Close, Effect, Flush, Interruption, Pause, Receive
 from qpsmtpd.session.role import MX, Role
-from qpsmtpd.session.session import Session
+from qpsmtpd.session.session import open_session
 from qpsmtpd.session.tls import TlsChannel, TlsError
 from qpsmtpd.session.transaction import Transaction
 from qpsmtpd.site import Site, current_session
@@ -82,7 +82,7 @@ class Client:
 
     def __init__(self, site: Site, peer: Peer = CLIENT, *, early: bytes = b"", role: Role = MX) -> None:
         """Connect. `replies` holds the greeting; `early` is sent before it has come."""
-        self.session = Session(site, peer, role)
+        self.session = open_session(site, peer, role)
         self.replies = b""
         self.transcript: list[str] = []
         """The dialogue so far, a line `C: ...` or `S: ...` each; see `qpsmtpd.testing.dialogue`."""

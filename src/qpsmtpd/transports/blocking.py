@@ -27,7 +27,7 @@ from qpsmtpd.session.effects import (
     Receive,
 )
 from qpsmtpd.session.role import Role
-from qpsmtpd.session.session import Session
+from qpsmtpd.session.session import Session, open_session
 from qpsmtpd.site import Site
 from qpsmtpd.transports.sockets import (
     GRACE,
@@ -257,7 +257,7 @@ class Listening:
         try:
             with connection:
                 connection.setblocking(True)
-                session = Session(self._site, peer_of(connection, client), role, alone=True)
+                session = open_session(self._site, peer_of(connection, client), role, alone=True)
                 link = Link(session, Channel(connection), self._portal)
                 with self._changed:
                     self._links.add(link)

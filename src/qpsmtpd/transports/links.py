@@ -28,7 +28,7 @@ from qpsmtpd.session.effects import (
     Receive,
 )
 from qpsmtpd.session.role import Role
-from qpsmtpd.session.session import Session
+from qpsmtpd.session.session import open_session
 from qpsmtpd.site import Site
 from qpsmtpd.transports.reactor import Reactor, Timer
 from qpsmtpd.transports.sockets import (
@@ -254,7 +254,7 @@ class _Link:
         """Start the session with a client, by the name that `accept` has given."""
         try:
             self._socket.setblocking(False)
-            self._session = Session(self._owner.site, peer_of(self._socket, client), role)
+            self._session = open_session(self._owner.site, peer_of(self._socket, client), role)
         except Exception:  # noqa: BLE001 - settings that have gone bad, or a client that has gone
             self._owner.site.log_failure("", "", "beginning a session")
             self._done = True
