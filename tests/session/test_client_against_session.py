@@ -102,7 +102,7 @@ class Pump:
     def _send(self, data):
         while data and not self._session.closed:
             size = next(self._sizes)
-            self._inbox += self._session._go(data[:size])
+            self._inbox += self._session.link.go(data[:size])
             data = data[size:]
 
     def _receive(self):

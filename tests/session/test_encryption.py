@@ -132,7 +132,7 @@ def test_a_garbage_handshake_ends_the_session(kit, garbage):
     client = server.connect()
     client.say("EHLO client.example")
     client.say("STARTTLS")
-    client._go(garbage)
+    client.link.go(garbage)
     if not client.closed:  # it may be the beginning of something
         client.interrupt(TIMED_OUT)
     assert client.closed
@@ -182,7 +182,7 @@ def test_a_timeout_under_tls_is_told_under_tls(kit, client_context):
 def test_records_that_are_none_end_the_session(kit, client_context):
     server = kit()
     client = encrypted(server, client_context)
-    client._go(b"NOOP\r\n" * 10)
+    client.link.go(b"NOOP\r\n" * 10)
     assert client.closed
     assert server.logged("fail, TLS:")
 
@@ -274,7 +274,7 @@ def test_a_handshake_that_fails_reaches_no_hook(kit):
     with pytest.raises(TlsError):
         client.start_tls(context, HOST)
     if not client.closed:
-        client._go(b"")
+        client.link.go(b"")
     assert server.trace == []
 
 
@@ -657,10 +657,10 @@ def test_any_bytes_before_the_session_end_in_a_reply_or_a_clean_close(kit, expec
     for size in [*cuts, len(data)]:
         if client.closed or at >= len(data):
             break
-        client._go(data[at : at + size])
+        client.link.go(data[at : at + size])
         at += size
     if not client.closed:
-        client._go(TIMED_OUT)
+        client.link.go(TIMED_OUT)
     assert client.closed
     assert server.site.census.total == 0
 
@@ -675,10 +675,10 @@ def test_any_bytes_instead_of_a_handshake_end_in_a_clean_close(kit, data, cuts):
     for size in [*cuts, len(data)]:
         if client.closed or at >= len(data):
             break
-        client._go(data[at : at + size])
+        client.link.go(data[at : at + size])
         at += size
     if not client.closed:
-        client._go(b"")
+        client.link.go(b"")
     assert client.closed
     assert [call.hook for call in server.calls("mail") + server.calls("queue")] == []
     assert server.site.census.total == 0

@@ -162,7 +162,7 @@ class Session(Chains, Host):
             self._end_tls()
             yield Close(linger=self._out_of_tls or not self._server.peer_has_finished)
             if "post-connection" in self._chains:
-                yield from self._ask(hooks.PostConnection())
+                yield from self.ask(hooks.PostConnection())
         finally:
             census.leave(address)
             self._server.conversation.close()
@@ -205,7 +205,7 @@ class Session(Chains, Host):
         peer = self.connection.peer
         others = list(census.addresses())
         others.remove(address)
-        answer, texts, _ = yield from self._ask(
+        answer, texts, _ = yield from self.ask(
             hooks.PreConnection(
                 peer.remote_ip, peer.remote_port, peer.local_ip, peer.local_port, settings.max_per_ip, tuple(others)
             )

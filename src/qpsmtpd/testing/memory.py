@@ -1,8 +1,7 @@
 """A session in memory: the fifth transport, whose peer is the test."""
 
-import asyncio
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from qpsmtpd.config import Config, Line
@@ -11,13 +10,14 @@ from qpsmtpd.plugin import Plugin
 from qpsmtpd.protocol import Reply, parse_reply
 from qpsmtpd.resolver import Resolver
 from qpsmtpd.session.connection import Connection, Peer
-from qpsmtpd.session.effects import TIMED_OUT, Await, CallBlocking, Close, Effect, Flush, Interruption, Pause, Receive
+from qpsmtpd.session.effects import TIMED_OUT, Interruption, Pause
 from qpsmtpd.session.role import MX, Role
 from qpsmtpd.session.session import open_session
 from qpsmtpd.session.tls import TlsChannel, TlsError
 from qpsmtpd.session.transaction import Transaction
-from qpsmtpd.site import Site, current_session
+from qpsmtpd.site import Site
 from qpsmtpd.testing.dialogue import escape, split_replies
+from qpsmtpd.transports.memory import Link
 
 __all__ = ["CLIENT", "Client", "Clock", "make_site"]
 
@@ -83,11 +83,11 @@ class Client:
     def __init__(self, site: Site, peer: Peer = CLIENT, *, early: bytes = b"", role: Role = MX) -> None:
         """Connect. `replies` holds the greeting; `early` is sent before it has come."""
         self.session = open_session(site, peer, role)
+        self.link = Link(self.session, self._pass)
+        """The connection itself: octets as they pass over it, TLS and all."""
         self.replies = b""
         self.transcript: list[str] = []
         """The dialogue so far, a line `C: ...` or `S: ...` each; see `qpsmtpd.testing.dialogue`."""
-        self.closed = False
-        """The server has closed the connection."""
         self.pauses: list[Pause] = []
         """Every pause the session has asked for; all are over at once, and the clock has moved on."""
         self._clock = site.clock
@@ -95,11 +95,15 @@ class Client:
         self._early = early
         if early:
             self._note_sent(early)
-        self._run = self.session.run()
-        self._hear(self._go(None))
+        self._hear(self.link.go(None))
         if self._early and not self.closed:
             self._early, early = b"", self._early
-            self._hear(self._go(early))
+            self._hear(self.link.go(early))
+
+    @property
+    def closed(self) -> bool:
+        """The server has closed the connection."""
+        return self.link.closed
 
     @property
     def connection(self) -> Connection:
@@ -118,7 +122,7 @@ class Client:
         if self._tls is not None and data:
             self._tls.write(data)
             data = self._tls.data_to_send()
-        return self._hear(self._go(data))
+        return self._hear(self.link.go(data))
 
     def start_tls(self, context: ssl.SSLContext, server_hostname: str | None = None) -> bytes:
         """Encrypt what follows: behind the reply 220 to STARTTLS, or at once where TLS is implicit.
@@ -129,7 +133,7 @@ class Client:
         while not self.closed:
             done = channel.handshake()
             flight = channel.data_to_send()
-            if flight and (answer := self._go(flight)):
+            if flight and (answer := self.link.go(flight)):
                 channel.receive_data(answer)
             if done:
                 self._tls = channel
@@ -163,39 +167,17 @@ class Client:
 
     def interrupt(self, interruption: Interruption = TIMED_OUT) -> bytes:
         """Let the client be silent for too long, or the server shut down; give the replies."""
-        return self._hear(self._go(interruption))
+        return self._hear(self.link.go(interruption))
 
     def vanish(self) -> None:
         """End the session as a transport does that is stopped itself."""
-        self._run.close()
-        self.closed = True
+        self.link.vanish()
 
     def _note_sent(self, data: bytes) -> None:
         lines = data.split(b"\r\n")
         self.transcript += [f"C: {escape(line)}" for line in lines[:-1]]
         if lines[-1]:
             self.transcript.append(f"C| {escape(lines[-1])}")
-
-    def _go(self, result: object) -> bytes:
-        said = b""
-        outside = current_session.get()
-        try:
-            step: Callable[..., Effect] = self._run.send
-            while True:
-                effect = step(result)
-                said += self.session.data_to_send()
-                if isinstance(effect, Receive):
-                    break
-                try:
-                    result, step = self._perform(effect), self._run.send
-                except Exception as error:  # noqa: BLE001 - it is the session's to handle
-                    result, step = error, self._run.throw
-        except StopIteration:
-            said += self.session.data_to_send()
-            self.closed = True
-        finally:
-            current_session.set(outside)  # what the test does next belongs to no session
-        return said
 
     def _hear(self, said: bytes) -> bytes:
         """Note what the server has said; give it in clear."""
@@ -207,44 +189,12 @@ class Client:
         self.transcript += [f"S: {escape(line)}" for reply in split_replies(said) for line in reply.split(b"\r\n")[:-1]]
         return said
 
-    def _perform(self, effect: Effect) -> object:
-        match effect:
-            case Pause():
-                self.pauses.append(effect)
-                if effect.until_input and self._early:
-                    self._early, early = b"", self._early
-                    return early
-                if isinstance(self._clock, Clock):
-                    self._clock.advance(effect.seconds)
-                return b""
-            case CallBlocking(function):
-                return function()
-            case Await(awaitable):
-                return _finish(awaitable)
-            case Close():
-                self.closed = True
-                return None
-            case Flush():
-                return None
-            case Receive():  # pragma: no cover - `_go` deals with it
-                raise AssertionError
-
-
-def _finish(awaitable: Awaitable[object]) -> object:
-    """Run something to its end: in an event loop of asyncio, or without one where the test itself runs in a loop."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(_await(awaitable))
-    steps = awaitable.__await__()
-    try:
-        next(steps)
-    except StopIteration as stop:
-        return stop.value
-    raise RuntimeError(
-        "a hook waits for I/O, which a session in memory has not while the test runs in an event loop itself"
-    )
-
-
-async def _await(awaitable: Awaitable[object]) -> object:
-    return await awaitable
+    def _pass(self, pause: Pause) -> bytes:
+        """Let a pause go by."""
+        self.pauses.append(pause)
+        if pause.until_input and self._early:
+            self._early, early = b"", self._early
+            return early
+        if isinstance(self._clock, Clock):
+            self._clock.advance(pause.seconds)
+        return b""
