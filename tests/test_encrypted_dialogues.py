@@ -136,7 +136,7 @@ def in_memory(made, role, how, seed):
 
     def send(piece):
         if piece and not client.closed:
-            waiting.append(client._go(piece))
+            waiting.append(client.link.go(piece))
 
     def receive():
         said, waiting[:] = b"".join(waiting), []

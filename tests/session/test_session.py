@@ -378,7 +378,7 @@ def test_an_exception_of_the_transport_reaches_the_hook_that_waits(site):
     class Failing(Client):
         pass
 
-    run = client._run
+    run = client.link._run
     run.send(b"NOOP\r\n")
     run.throw(TimeoutError())
     assert caught
@@ -400,7 +400,7 @@ def test_a_server_that_stops_says_421(site):
 
 def test_times_are_those_of_the_settings_and_content_has_its_own(site):
     client = Client(site(config={"timeout": ["11"], "timeoutdata": ["22"], "timeoutsession": ["100"]}))
-    waits = client._run
+    waits = client.link._run
 
     def timeout(data):
         effect = waits.send(data)
@@ -416,7 +416,7 @@ def test_a_session_as_a_whole_is_limited(site):
     clock = Clock()
     client = Client(site(config={"timeoutsession": ["100"]}, clock=clock))
     clock.now = 99.0
-    effect = client._run.send(b"NOOP\r\n")
+    effect = client.link._run.send(b"NOOP\r\n")
     client.session.data_to_send()
     assert effect.timeout == 1.0
     clock.now = 100.0
