@@ -13,13 +13,15 @@ from pathlib import Path
 
 from qpsmtpd import __version__, daemon
 from qpsmtpd.certificates import make_self_signed
-from qpsmtpd.config import Config, ConfigError, did_you_mean
+from qpsmtpd.config import ConfigError, did_you_mean
 from qpsmtpd.crew import Crew, Post
 from qpsmtpd.loader import add_line, bundled_names, documentation, load
 from qpsmtpd.logs import LOGERROR
+from qpsmtpd.options import config_of, configured
 from qpsmtpd.passwords import SCHEMES, hash_password, write_entry
 from qpsmtpd.plugin import Plugin, where
 from qpsmtpd.protocol import Extension, LineEndings, hooks
+from qpsmtpd.recording import RecordingSite, in_directory
 from qpsmtpd.sample import write_sample
 from qpsmtpd.session.role import MX, ROLES, Role
 from qpsmtpd.session.tls import ServerTls
@@ -29,14 +31,9 @@ from qpsmtpd.transports.sockets import Address, Listener
 
 __all__ = ["main"]
 
-SOLO: Mapping[str, tuple[str, ...]] = {
-    "plugins": ("relay", "rcpt_ok", "queue/maildir ./mail"),
-    "relayclients": ("127.0.0.1", "::1"),
-    "loglevel": ("LOGINFO",),
+TOOLS: Mapping[str, tuple[str, str]] = {
+    "replay": ("qpsmtpd.recording.command", "play recorded sessions again, and show what differs"),
 }
-"""The settings where there is no configuration: mail from this machine, to anyone, into ./mail."""
-
-TOOLS: Mapping[str, tuple[str, str]] = {}
 """Commands of the tools for research: a module that has `add_arguments(parser)`, and what the command does.
 
 They are imported when they are called for, since some need a library.
@@ -90,17 +87,6 @@ def _complain(text: str) -> int:
     return 1
 
 
-def _with_config() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument(
-        "--config",
-        metavar="DIR",
-        type=Path,
-        help="the config directory (default: $QPSMTPD_CONFIG, else ./config; without one, mail from this machine is kept in ./mail)",
-    )
-    return parser
-
-
 def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
     """The parser, and the commands it knows."""
     parser = argparse.ArgumentParser(
@@ -111,7 +97,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
     )
     parser.add_argument("--version", action="version", version=f"qpsmtpd {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    with_config = _with_config()
+    with_config = configured()
 
     with_tls = argparse.ArgumentParser(add_help=False)
     with_tls.add_argument(
@@ -143,6 +129,15 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
         type=_workers,
         help="serve with so many processes, usually one for each core; a further one restarts them when they die, and "
         "loads all anew at SIGHUP (default: this process alone)",
+    )
+    run.add_argument(
+        "--record",
+        metavar="DIR",
+        type=Path,
+        help="record every session into a file in this directory, for `qpsmtpd replay`; passwords are masked",
+    )
+    run.add_argument(
+        "--mask-content", action="store_true", help="keep of recorded messages no more than line ends, dots and length"
     )
     run.set_defaults(command=_run)
 
@@ -223,19 +218,18 @@ def _role(text: str) -> Role:
     return role
 
 
-def _config(options: argparse.Namespace) -> Config:
-    directory: Path | None = options.config
-    if directory is None and (named := os.environ.get("QPSMTPD_CONFIG")):
-        directory = Path(named)
-    if directory is None and Path("config").is_dir():
-        directory = Path("config")
-    return Config(directory, SOLO if directory is None else None)
-
-
 def _site(options: argparse.Namespace) -> Site:
-    site = Site(_config(options))
+    site = _empty_site(options)
     _load(site, options)
     return site
+
+
+def _empty_site(options: argparse.Namespace) -> Site:
+    """A site without plugins. Its sessions are recorded if the command line says so."""
+    directory: Path | None = getattr(options, "record", None)
+    if directory is None:
+        return Site(config_of(options))
+    return RecordingSite(config_of(options), in_directory(directory), mask_content=options.mask_content)
 
 
 def _load(site: Site, options: argparse.Namespace) -> None:
@@ -276,7 +270,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _keep_crew(options: argparse.Namespace, listeners: Sequence[Listener], post: Post) -> int:
     """Load the configuration and keep workers at it. What is wrong with it goes to the log, if it replaces another."""
-    site = Site(_config(options))
+    site = _empty_site(options)
     try:
         _load(site, options)
         _check_roles(site, listeners)
@@ -401,8 +395,8 @@ def _passwd(options: argparse.Namespace) -> int:
 
 def _run_plugin(name: str, words: list[str], commands: Iterable[str]) -> int:
     """Run the command line of a plugin. Raises ConfigError if there is none."""
-    options, words = _with_config().parse_known_args(words)
-    site = Site(_config(options))
+    options, words = configured().parse_known_args(words)
+    site = Site(config_of(options))
     line = next((line for line in site.settings.lines("plugins") if _name_in(line.text) == name), None)
     if line is None:
         hint = did_you_mean(name, commands) or "; commands of plugins are there when the plugins are in config/plugins"
@@ -414,7 +408,7 @@ def _run_plugin(name: str, words: list[str], commands: Iterable[str]) -> int:
         raise ConfigError(f"the plugin {name} has no command of its own")
     parser = argparse.ArgumentParser(
         prog=f"qpsmtpd {name}",
-        parents=[_with_config()],
+        parents=[configured()],
         description=documentation(site.settings, name).partition("\n")[0],
     )
     plugin.command(parser)
@@ -430,7 +424,7 @@ def _name_in(line: str) -> str:
 
 
 def _list(options: argparse.Namespace) -> int:
-    config = _config(options)
+    config = config_of(options)
     loaded = {_name_in(line) for line in config.values("plugins") + config.values("logging")}
     names = bundled_names()
     for name in [*names, *sorted(loaded.difference(names))]:
@@ -449,7 +443,7 @@ def _order(options: argparse.Namespace) -> int:
 
 
 def _help(options: argparse.Namespace) -> int:
-    text = documentation(_config(options), options.name) or "This plugin has no documentation."
+    text = documentation(config_of(options), options.name) or "This plugin has no documentation."
     print(f"{options.name}\n\n{text}")
     return 0
 

@@ -27,7 +27,7 @@ from qpsmtpd.protocol import DECLINED, DEFAULT_EXTENSIONS, OK, Extension, Limits
 from qpsmtpd.resolver import NameServer, Resolver, SystemResolver, parse_name_server
 from qpsmtpd.session.connection import Connection
 from qpsmtpd.session.transaction import Transaction
-from qpsmtpd.store import Backend, Store, open_backend, place_in
+from qpsmtpd.store import Backend, Overlay, Store, open_backend, place_in
 
 if TYPE_CHECKING:
     from qpsmtpd.plugin import Plugin
@@ -132,6 +132,11 @@ class Site:
     session_type: "type[Session] | None" = None
     """What kind of session clients get, where it is a special one."""
 
+    rehearsal = False
+    """Whether this is only to find out what would be. What plugins write to the store is then forgotten, nothing is
+    logged by them, and those that would leave something elsewhere do not; who runs the session queues nothing.
+    """
+
     def __init__(
         self,
         settings: Config,
@@ -185,7 +190,7 @@ class Site:
 
     @chains.setter
     def chains(self, chains: Mapping[str, Sequence[Entry]]) -> None:
-        self._chains = chains
+        self._chains = {hook: chains[hook] for hook in chains if hook != "logging" or not self.rehearsal}
         self.wanted = frozenset(chains)
         self._set_verbosity()
 
@@ -360,11 +365,15 @@ class Site:
         else:
             place = self.value("store") or place_in(Path("/var/lib/qpsmtpd"), base.parent / "var" / "db", base)
         if place not in self._backends:
-            try:
-                self._backends[place] = open_backend(place, base, self.wall, self.clock)
-            except ConfigError as error:
-                raise ConfigError(f"{self.settings.where('store')}: {error}") from error
+            self._backends[place] = self._open_backend(place)
         return Store(self._backends[place], section)
+
+    def _open_backend(self, place: str) -> Backend:
+        try:
+            backend = open_backend(place, (self.settings.directory or Path()).absolute(), self.wall, self.clock)
+        except ConfigError as error:
+            raise ConfigError(f"{self.settings.where('store')}: {error}") from error
+        return Overlay(backend) if self.rehearsal else backend
 
     def spool_dir(self) -> Path:
         """The directory for spool and work files: `spool_dir`, or one of our own; mode 0700.

@@ -449,3 +449,41 @@ def place_in(*directories: Path) -> str:
             return f"sqlite:{directory.absolute() / _FILE}"
     named = ", ".join(map(str, directories))
     raise ConfigError(f"there is no directory to keep a store in that we may write to: {named}")
+
+
+class Overlay(Backend):
+    """The entries of another backend with changes on top that are kept in memory alone, and do not expire."""
+
+    def __init__(self, below: Backend) -> None:
+        self._below = below
+        self._changed: dict[bytes, bytes | None] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._changed[key] if key in self._changed else self._below.get(key)
+
+    def put(self, key: bytes, value: bytes, ttl: float) -> None:
+        del ttl
+        self._changed[key] = value
+
+    def delete(self, key: bytes) -> None:
+        self._changed[key] = None
+
+    def update(self, key: bytes, change: Change[T], ttl: float) -> T:
+        del ttl
+        with self._lock:
+            new, result = change(self.get(key))
+            if new is not None:
+                self._changed[key] = new
+            return result
+
+    def add(self, key: bytes, number: int, ttl: float) -> int:
+        del ttl
+        with self._lock:
+            value = int(self.get(key) or 0) + number
+            self._changed[key] = str(value).encode()
+            return value
+
+    def items(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        entries = {**dict(self._below.items(prefix)), **self._changed}
+        return ((key, value) for key, value in entries.items() if value is not None and key.startswith(prefix))

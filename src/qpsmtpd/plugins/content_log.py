@@ -44,7 +44,7 @@ class ContentLog(Plugin):
         directory = qp.settings.directory
         base = directory.parent if directory is not None else Path()
         self._pattern = str(base / Path(qp.value("content_log_file", "mail/%Y%m%d")).expanduser())
-        if flag({_ENABLED: qp.value(_ENABLED, "0")}, _ENABLED):
+        if flag({_ENABLED: qp.value(_ENABLED, "0")}, _ENABLED) and not qp.rehearsal:
             self.register_hook("data_post", self.append)
 
     @blocking

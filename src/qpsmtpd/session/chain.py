@@ -33,7 +33,7 @@ from qpsmtpd.session.effects import Await, CallBlocking, Effect, Effects, Pause
 from qpsmtpd.session.transaction import Transaction
 from qpsmtpd.site import PLAIN, Entry, Kind, Settings, Site, current_session, no_result
 
-__all__ = ["PARSE_HOOKS", "Asking", "Chains", "Trace"]
+__all__ = ["PARSE_HOOKS", "WATCHERS", "Asking", "Chains", "Trace"]
 
 Texts = tuple[str, ...]
 
@@ -44,7 +44,9 @@ _SLOW = 0.05  # seconds that a plain hook may take where it keeps others waiting
 _REMEDY = "make the hook `async def`, or mark it @blocking (docs/plugins.md)"
 _NOBODY_LEFT = "5.5.1 No recipient is left"
 
-_WATCHERS = frozenset({"ok", "deny"})
+WATCHERS = frozenset({"ok", "deny"})
+"""The hooks that are asked behind the answer of a plugin to another hook."""
+
 _QUEUEING = frozenset({"queue_pre", "queue"})
 PARSE_HOOKS = frozenset(name for name, hook in hooks.HOOKS.items() if issubclass(hook, hooks.ParseHook))
 _SECRET = hooks.AuthScramSha256.name  # its text is nobody's business
@@ -74,7 +76,7 @@ class Chains:
         self._clock = site.clock
         self._alone = alone
         self._chains = site.chains
-        self._watched = not _WATCHERS.isdisjoint(site.wanted)
+        self._watched = not WATCHERS.isdisjoint(site.wanted)
         self._own_reply: Reply | None = None  # what a plugin has prepared for the command of the moment
         self._early = b""  # what came while a hook was pausing
         self._parser: tuple[Entry, Callable[..., object]] | None = None  # what the last parse hook has given
@@ -134,7 +136,7 @@ class Chains:
                 results[entry.name] = {entry.note: _KEPT[answer]}
             elif isinstance(kept, dict):  # else the plugin has a note of its own under this name
                 kept[entry.note] = _KEPT[answer]
-            if self._watched and name not in _WATCHERS:
+            if self._watched and name not in WATCHERS:
                 first = texts[0] if texts and name != _SECRET else ""
                 watcher = hooks.Deny if answer in REFUSALS else hooks.Ok
                 yield from self._ask(watcher(entry.name, answer, first))

@@ -1,0 +1,25 @@
+"""Sessions recorded as they went, and played again: with what plugins answered then, or with those of today.
+
+`tape` is the format, `recorder` writes it while a server runs, `player` plays it.
+"""
+
+from qpsmtpd.recording.player import Difference, PlayedSite, compare, play, play_recorded
+from qpsmtpd.recording.recorder import RecordedSession, RecordingSite, in_directory
+from qpsmtpd.recording.tape import Asked, Call, Head, Tape, Turn, read_tapes
+
+__all__ = [
+    "Asked",
+    "Call",
+    "Difference",
+    "Head",
+    "PlayedSite",
+    "RecordedSession",
+    "RecordingSite",
+    "Tape",
+    "Turn",
+    "compare",
+    "in_directory",
+    "play",
+    "play_recorded",
+    "read_tapes",
+]

@@ -1,0 +1,352 @@
+"""Plays recorded sessions again, in memory, and says what differs.
+
+`play_recorded` answers each hook as it was answered then: what comes out is byte for byte what was said, or the
+protocol has changed. A `PlayedSite` that has loaded plugins has these answer, with the time, the names and the
+random numbers of the recording; only passwords, which are masked, are judged as they were, and nothing is queued.
+
+What is played is recorded too, so that two recordings are compared.
+"""
+
+import random
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
+from typing import Any
+
+from qpsmtpd.config import Config
+from qpsmtpd.protocol import OK, Extension, Hook, Reply, hooks
+from qpsmtpd.protocol.host import HangUp, Result
+from qpsmtpd.protocol.sasl import Credentials, Exchange, Mechanism, Outcome, SaslError, Steps, VerifierFor
+from qpsmtpd.recording.recorder import RecordedSession, RecordingSite, TapedServer
+from qpsmtpd.recording.tape import Asked, Tape, Turn, tapes_in
+from qpsmtpd.resolver import DnsError, Resolver
+from qpsmtpd.session.effects import Effect, Pause
+from qpsmtpd.session.role import ROLES, Role
+from qpsmtpd.site import Settings
+from qpsmtpd.transports.memory import Link
+
+__all__ = ["Difference", "PlayedSite", "compare", "play", "play_recorded"]
+
+_QUEUED: Result = (OK, ("nothing is queued in a replay",), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Something that went otherwise than when it was recorded."""
+
+    turn: int
+    """The number of the turn, from 0."""
+    what: str
+    """`said`, or the name of a hook."""
+    then: str
+    now: str
+
+
+@dataclass(slots=True)
+class _Script:
+    """A recording as it is used up."""
+
+    tape: Tape
+    number: int = 0
+    """Which turn it is."""
+    end: int = 0
+    """How many octets the client has sent up to the end of this turn."""
+    octets: int = 0
+    """How many it has sent now."""
+    drains: int = 0
+    """How often it has been waited for to read in this turn."""
+    asked: dict[str, deque[Asked]] = field(default_factory=dict[str, deque[Asked]])
+    exchanges: deque[list[list[str]]] = field(default_factory=deque[list[list[str]]])
+    announced: deque[tuple[str, ...]] = field(default_factory=deque[tuple[str, ...]])
+    handshakes: deque[Any] = field(default_factory=deque[Any])
+    draws: dict[str, deque[Any]] = field(default_factory=dict[str, deque[Any]])
+    names: dict[tuple[str, str], tuple[str, ...] | None] = field(
+        default_factory=dict[tuple[str, str], tuple[str, ...] | None]
+    )
+
+    def __post_init__(self) -> None:
+        for turn in self.tape.turns:
+            for asked in turn.asked:
+                self.asked.setdefault(asked.hook, deque()).append(asked)
+            for kind, value in turn.draws:
+                self.draws.setdefault(kind, deque()).append(value)
+            self.names |= {(kind, name): found for kind, name, found in turn.names}
+            self.exchanges += turn.exchanges
+            self.announced += turn.announced
+            self.handshakes += turn.handshakes
+
+    @property
+    def turn(self) -> Turn:
+        """The turn of the moment."""
+        return self.tape.turns[self.number]
+
+    def heard(self, data: bytes) -> None:
+        """Find the turn that a piece of what the client sent belongs to."""
+        self.octets += len(data)
+        while self.number + 1 < len(self.tape.turns) and (not data or self.end < self.octets):
+            self.number += 1
+            self.drains = 0
+            self.end += len(self.turn.received)
+            if not data and self.turn.eof:
+                break
+
+    def result(self, hook: str) -> Result | None:
+        """The next result of a hook, as it was; None if it was not asked so often."""
+        recorded = self.asked.get(hook)
+        return recorded.popleft().result if recorded else None
+
+    def draw(self, kind: str) -> Any:
+        """The next random value of a kind; None if there is no other."""
+        recorded = self.draws.get(kind)
+        return recorded.popleft() if recorded else None
+
+
+class _PlayedServer(TapedServer):
+    """A server whose exchanges of AUTH go as they went."""
+
+    __slots__ = ("script",)
+
+    script: _Script
+
+    def receive_data(self, data: bytes | bytearray | memoryview) -> None:
+        self.script.heard(bytes(data))
+        super().receive_data(data)
+
+    def _exchange(self, mechanism: Mechanism, initial: bytes | None) -> Generator[Any, Any, None]:
+        steps = self.script.exchanges.popleft() if self.script.exchanges else []
+        return super()._exchange(replace(mechanism, serve=lambda exchange: _as_recorded(exchange, steps)), initial)
+
+
+def _as_recorded(exchange: Exchange, steps: Sequence[Sequence[str]]) -> Steps:
+    """A mechanism that goes as it went, whatever the client says."""
+    del exchange
+    for kind, text in steps:
+        if kind == "challenge":
+            yield text.encode("latin-1")
+        elif kind == "credentials":
+            yield Credentials(text)
+        elif kind == "verifier":
+            yield VerifierFor(text)
+        elif kind in ("success", "failure"):
+            return Outcome(text, success=kind == "success")
+        else:
+            break
+    raise SaslError("as recorded", malformed=bool(steps) and steps[-1][0] == "malformed")
+
+
+class PlayedSession(RecordedSession):
+    """A recorded session on its second way; its site is a `PlayedSite`."""
+
+    _server_type = _PlayedServer
+    _site: "PlayedSite"
+
+    def _make_server(self) -> _PlayedServer:
+        server = super()._make_server()
+        assert isinstance(server, _PlayedServer)
+        server.script = self._site.script
+        return server
+
+    def _extensions(self) -> frozenset[Extension]:
+        recorded = self._site.script.tape.head.extensions
+        if self._site.plugins_answer:  # there need be no certificate for a handshake that is not made
+            return super()._extensions() - {Extension.STARTTLS} | (recorded & {Extension.STARTTLS})
+        return recorded
+
+    def _introduce(self) -> Generator[Effect, object, bool]:
+        yield from ()
+        if (security := self._site.script.tape.head.security) is not None:
+            self._secure(security)
+        return True
+
+    def _admit(self, address: str) -> Generator[Effect, object, Reply | None]:
+        refusal = yield from super()._admit(address)
+        return refusal if self._site.plugins_answer else self._site.script.tape.head.refusal
+
+    def ask(self, hook: Hook) -> Generator[Effect, object, Result]:
+        if self._site.plugins_answer and not (hook.name.startswith("auth") or hook.name == "queue"):
+            return super().ask(hook)
+        self._own_reply = None
+        return self._recorded(hook.name, self._result(hook))
+
+    def _result(self, hook: Hook) -> Generator[Effect, object, Result]:
+        if self._chore is not None or self._leaving:
+            yield from self._do_chore()
+        result = self._site.script.result(hook.name)
+        return _QUEUED if result is None else result
+
+    def receive(self) -> Generator[Effect, object, None]:
+        turn = self._site.script.turn
+        if turn.hung_up is not None and turn.drained is None:
+            if self._chore is not None or self._leaving:
+                yield from self._do_chore()
+            self.recorder.hung_up(turn.hung_up)
+            raise HangUp(turn.hung_up)
+        yield from super().receive()
+
+    def drain(self) -> Generator[Effect, object, None]:
+        script = self._site.script
+        if script.turn.hung_up is not None and script.turn.drained == script.drains:
+            self.recorder.hung_up(script.turn.hung_up, script.drains)
+            raise HangUp(script.turn.hung_up)
+        script.drains += 1
+        yield from super().drain()
+
+    def greeted(self, hello: hooks.Helo | hooks.Ehlo) -> None:
+        if not self._site.plugins_answer and self._site.script.announced:
+            self.transaction.notes["capabilities"] = list(self._site.script.announced.popleft())
+        super().greeted(hello)
+
+    def _begin_tls(self) -> Generator[Effect, object, bool]:
+        yield from ()
+        self.recorder.end_turn()
+        security = self._site.script.handshakes.popleft() if self._site.script.handshakes else None
+        self.recorder.handshake(security)
+        if security is None:
+            self._out_of_tls = True
+            return False
+        self._secure(security)
+        return True
+
+
+class _RecordedDraws(random.Random):
+    """The random numbers of a recording, then others, the same each time."""
+
+    def __init__(self, script: _Script) -> None:
+        super().__init__(0)
+        self._script = script
+
+    def random(self) -> float:
+        value = self._script.draw("random")
+        return super().random() if value is None else float(value)
+
+    def getrandbits(self, k: int, /) -> int:
+        value = self._script.draw(f"getrandbits {k}")
+        return super().getrandbits(k) if value is None else int(value)
+
+
+class _RecordedNames(Resolver):
+    """The names of a recording; of others nobody can say anything."""
+
+    def __init__(self, script: _Script) -> None:
+        self._script = script
+
+    async def look_up(self, name: str, kind: str) -> tuple[str, ...]:
+        return self.look_up_blocking(name, kind)
+
+    def look_up_blocking(self, name: str, kind: str) -> tuple[str, ...]:
+        found = self._script.names.get((kind, name))
+        if found is None:
+            raise DnsError(f"{kind} of {name}: not in the recording")
+        return found
+
+
+class PlayedSite(RecordingSite):
+    """A site for one recorded session. With plugins loaded these answer; else all is answered as it was."""
+
+    session_type = PlayedSession
+    rehearsal = True
+
+    def __init__(self, tape: Tape, settings: Config | None = None, **options: Any) -> None:
+        """`settings` are those of today, whose plugins are to answer; without them nothing is as of today."""
+        self.script = _Script(tape)
+        self.plugins_answer = settings is not None
+        self.lines: list[str] = []
+        """What is recorded of the replay."""
+        options.setdefault("write", lambda _: None)
+        super().__init__(
+            settings or Config(None, {"plugins": ()}),
+            lambda _, __: self.lines.append,
+            clock=lambda: self.script.turn.at,
+            wall=lambda: tape.head.started + self.script.turn.at,
+            rng=_RecordedDraws(self.script),
+            resolver=_RecordedNames(self.script),
+            mask_content="content" in tape.head.masked,
+            **options,
+        )
+        if not self.plugins_answer:
+            self.chains = dict.fromkeys(tape.head.wanted, ())
+
+    def read_settings(self) -> Settings:  # noqa: D102 - as in the base class
+        settings, head = super().read_settings(), self.script.tape.head
+        settings = replace(settings, proxy_networks=())
+        if self.plugins_answer:
+            return settings
+        return replace(
+            settings,
+            hostname=head.hostname,
+            greeting=head.greeting,
+            limits=head.limits,
+            extensions=head.extensions,
+            line_endings=head.line_endings,
+            auth_in_clear=head.auth_in_clear,
+        )
+
+    @property
+    def role(self) -> Role:
+        """The role of the listener."""
+        head = self.script.tape.head
+        return replace(ROLES[head.role], line_endings=head.line_endings)
+
+    def nonce(self) -> str:  # noqa: D102
+        value = self.script.draw("nonce")
+        return super().nonce() if value is None else str(value)
+
+    def new_identity(self) -> str:  # noqa: D102
+        return self.script.tape.head.id
+
+
+def play_recorded(tape: Tape) -> Tape:
+    """Play a session with all answers as they were; give what came of it."""
+    return play(PlayedSite(tape))
+
+
+def play(site: PlayedSite) -> Tape:
+    """Play the session that a site is for; give what came of it."""
+    tape = site.script.tape
+    turns = deque(tape.turns[1:])
+
+    def pause(effect: Pause) -> bytes:
+        """Have a client that was too early then be too early now."""
+        early = effect.until_input and turns and not site.script.turn.said
+        if early and turns[0].at - site.script.turn.at <= effect.seconds:
+            return turns.popleft().received
+        return b""
+
+    session = PlayedSession(site, tape.head.peer, site.role)
+    link = Link(session, pause)
+    link.go()
+    while not link.closed:
+        turn = turns.popleft() if turns else Turn(0, eof=True)
+        if turn.received:
+            link.go(turn.received)
+        if turn.eof and not link.closed:
+            link.go(b"")
+    site.remove_spool_dir()
+    (played,) = tapes_in("the replay", "".join(site.lines).splitlines())
+    return played
+
+
+def compare(then: Tape, now: Tape) -> Iterator[Difference]:
+    """What differs between a session and its replay: what was said, and what hooks came to."""
+    empty = Turn(0)
+    for number, (old, new) in enumerate(zip_longest(then.turns, now.turns, fillvalue=empty)):
+        yield from _compare_hooks(number, old.asked, new.asked)
+        if old.said != new.said:
+            yield Difference(number, "said", _shown(old.said), _shown(new.said))
+
+
+def _shown(said: bytes) -> str:
+    return said.decode("latin-1")
+
+
+def _compare_hooks(number: int, then: Sequence[Asked], now: Sequence[Asked]) -> Iterator[Difference]:
+    for old, new in zip_longest(then, now):
+        if old is None or new is None or old.hook != new.hook:
+            yield Difference(number, (old or new).hook, _outcome(old), _outcome(new))
+        elif old.result != new.result:
+            yield Difference(number, old.hook, _outcome(old), _outcome(new))
+
+
+def _outcome(asked: Asked | None) -> str:
+    return "not asked" if asked is None else str(asked)
