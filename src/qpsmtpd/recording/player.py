@@ -16,7 +16,7 @@ from typing import Any
 
 from qpsmtpd.config import Config
 from qpsmtpd.protocol import OK, Extension, Hook, Reply, hooks
-from qpsmtpd.protocol.host import HangUp, Result
+from qpsmtpd.protocol.host import NOTHING, HangUp, Result
 from qpsmtpd.protocol.sasl import Credentials, Exchange, Mechanism, Outcome, SaslError, Steps, VerifierFor
 from qpsmtpd.recording.recorder import RecordedSession, RecordingSite, TapedServer
 from qpsmtpd.recording.tape import Asked, Tape, Turn, tapes_in
@@ -173,7 +173,9 @@ class PlayedSession(RecordedSession):
         if self._chore is not None or self._leaving:
             yield from self._do_chore()
         result = self._site.script.result(hook.name)
-        return _QUEUED if result is None else result
+        if result is None:
+            return _QUEUED if hook.name == "queue" else NOTHING
+        return result
 
     def receive(self) -> Generator[Effect, object, None]:
         turn = self._site.script.turn

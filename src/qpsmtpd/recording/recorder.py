@@ -46,7 +46,7 @@ class _Turn:
 
     def __init__(self, start: int, at: float) -> None:
         self.start = self.end = start
-        self.received: bytes | bytearray = b""
+        self.received = b""
         self.said: list[bytes] = []
         self.fields: dict[str, Any] = {"at": at}
 
@@ -58,12 +58,9 @@ class _Turn:
         else:
             found.append(value)
 
-    def mask(self, start: int, end: int, octets: Callable[[bytes], bytes]) -> None:
-        """Mask a piece of the stream, as far as it is in this turn."""
-        first, last = max(start - self.start, 0), min(end, self.end) - self.start
-        if first < last:
-            received = self.received
-            self.received = received[:first] + octets(bytes(received[first:last])) + received[last:]
+    def part(self, start: int, end: int) -> slice:
+        """What of a piece of the stream is in this turn."""
+        return slice(max(start - self.start, 0), min(end, self.end) - self.start)
 
     def line(self) -> str:
         """The turn as a line of a recording."""
@@ -163,9 +160,16 @@ class _Recorder:
 
     def mask(self, start: int, end: int, octets: Callable[[bytes], bytes]) -> None:
         """Mask a piece of what the client has sent."""
-        for turn in self._waiting:
-            turn.mask(start, end, octets)
-        self.turn.mask(start, end, octets)
+        parts = [
+            (turn, turn.part(start, end))
+            for turn in (*self._waiting, self.turn)
+            if turn.start < end and start < turn.end
+        ]
+        masked = octets(b"".join([turn.received[part] for turn, part in parts]))
+        for turn, part in parts:
+            size = part.stop - part.start
+            turn.received = turn.received[: part.start] + masked[:size] + turn.received[part.stop :]
+            masked = masked[size:]
 
     def end_turn(self) -> None:
         """Let the next octets begin a turn; write those turns whose octets have all been dealt with, if it is time."""
@@ -178,7 +182,6 @@ class _Recorder:
 
     def close(self) -> None:
         """Write what is left: the session is over."""
-        self.taken = self.total
         self._waiting.append(self.turn)
         self.end_turn()
         if self._recording:
@@ -196,6 +199,11 @@ class _Recorder:
 
 def _no_octets(data: bytes) -> bytes:
     return data.translate(masks.RESPONSE)
+
+
+def _no_octets_behind_auth(data: bytes) -> bytes:
+    start = data.lower().find(b"auth")
+    return data if start < 0 else data[:start] + _no_octets(data[start:])
 
 
 def _no_content(data: bytes) -> bytes:
@@ -244,6 +252,16 @@ class TapedServer(Server):
                 recorder.mask(recorder.taken, recorder.total, _no_octets)
             recorder.taken = recorder.total
         recorder.end_turn()
+
+    def _drop_input(self) -> None:
+        self.drop()
+        super()._drop_input()
+
+    def drop(self) -> None:
+        """Mask what nobody looks at, if there may be a password in it."""
+        recorder = self.recorder
+        recorder.mask(recorder.taken, recorder.total, _no_octets if self._wary else _no_octets_behind_auth)
+        recorder.taken = recorder.total
 
     def _line(self, limit: int) -> bytearray | None:
         line = super()._line(limit)
@@ -342,6 +360,7 @@ class RecordedSession(Session):
         try:
             yield from super().run()
         finally:
+            self._server.drop()
             self.recorder.close()
 
     def _admit(self, address: str) -> Generator[Effect, object, Reply | None]:
