@@ -79,6 +79,11 @@ def qpsmtpd(setup: Setup, backend: str, *arguments: str) -> list[str]:
     ]
 
 
+def recorded(setup: Setup) -> list[str]:
+    """The command for our asyncio backend that records every session."""
+    return [*qpsmtpd(setup, "asyncio"), "--record", str(setup.directory / "recordings")]
+
+
 def aiosmtpd(setup: Setup) -> list[str]:
     """The command for aiosmtpd, on asyncio."""
     _need_module(setup.python, "aiosmtpd")
@@ -116,6 +121,7 @@ SERVERS: Mapping[str, Callable[[Setup], list[str]]] = {
     "trio": partial(qpsmtpd, backend="trio"),
     "anyio": partial(qpsmtpd, backend="anyio"),
     "blocking": partial(qpsmtpd, backend="blocking"),
+    "recorded": recorded,
     "aiosmtpd": aiosmtpd,
     "smtp-sink": smtp_sink,
     "smtp-server": smtp_server,

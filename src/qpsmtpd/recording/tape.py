@@ -8,6 +8,8 @@ without a new version; a version says that old ones mean something else.
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from dataclasses import fields as fields_of
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -186,18 +188,35 @@ def head_fields(head: Head) -> Fields:
         "version": VERSION,
         "id": head.id,
         "started": head.started,
-        "peer": asdict(head.peer),
+        "peer": {name: getattr(head.peer, name) for name in _PEER},
         "role": head.role,
-        "wanted": sorted(head.wanted),
-        "hostname": head.hostname,
-        "greeting": head.greeting,
-        "limits": asdict(head.limits),
-        "extensions": sorted(extension.value for extension in head.extensions),
-        "line_endings": head.line_endings.name.lower(),
+        **_offered(head.wanted, head.hostname, head.greeting, head.limits, head.extensions, head.line_endings),
         "auth_in_clear": head.auth_in_clear,
         "security": security_fields(head.security),
         "refusal": reply_fields(head.refusal),
-        "masked": list(head.masked),
+        "masked": head.masked,
+    }
+
+
+_PEER = tuple(each.name for each in fields_of(Peer))
+
+
+@lru_cache(16)  # the sessions of a server differ in little
+def _offered(
+    wanted: frozenset[str],
+    hostname: str,
+    greeting: str,
+    limits: Limits,
+    extensions: frozenset[Extension],
+    line_endings: LineEndings,
+) -> Fields:
+    return {
+        "wanted": sorted(wanted),
+        "hostname": hostname,
+        "greeting": greeting,
+        "limits": asdict(limits),
+        "extensions": sorted(extension.value for extension in extensions),
+        "line_endings": line_endings.name.lower(),
     }
 
 
