@@ -57,7 +57,7 @@ class _Script:
     drains: int = 0
     """How often it has been waited for to read in this turn."""
     asked: dict[str, deque[Asked]] = field(default_factory=dict[str, deque[Asked]])
-    exchanges: deque[list[list[str]]] = field(default_factory=deque[list[list[str]]])
+    exchanges: deque[list[tuple[str, str]]] = field(default_factory=deque[list[tuple[str, str]]])
     announced: deque[tuple[str, ...]] = field(default_factory=deque[tuple[str, ...]])
     handshakes: deque[Any] = field(default_factory=deque[Any])
     draws: dict[str, deque[Any]] = field(default_factory=dict[str, deque[Any]])
@@ -72,7 +72,11 @@ class _Script:
             for kind, value in turn.draws:
                 self.draws.setdefault(kind, deque()).append(value)
             self.names |= {(kind, name): found for kind, name, found in turn.names}
-            self.exchanges += turn.exchanges
+            for step in turn.steps:
+                if step[0] == "begin":
+                    self.exchanges.append([])
+                elif self.exchanges:
+                    self.exchanges[-1].append(step)
             self.announced += turn.announced
             self.handshakes += turn.handshakes
 
@@ -118,7 +122,7 @@ class _PlayedServer(TapedServer):
         return super()._exchange(replace(mechanism, serve=lambda exchange: _as_recorded(exchange, steps)), initial)
 
 
-def _as_recorded(exchange: Exchange, steps: Sequence[Sequence[str]]) -> Steps:
+def _as_recorded(exchange: Exchange, steps: Sequence[tuple[str, str]]) -> Steps:
     """A mechanism that goes as it went, whatever the client says."""
     del exchange
     for kind, text in steps:
@@ -201,6 +205,7 @@ class PlayedSession(RecordedSession):
 
     def _begin_tls(self) -> Generator[Effect, object, bool]:
         yield from ()
+        self._output = self.data_to_send()
         self.recorder.end_turn()
         security = self._site.script.handshakes.popleft() if self._site.script.handshakes else None
         self.recorder.handshake(security)

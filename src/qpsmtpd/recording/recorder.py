@@ -152,6 +152,10 @@ class _Recorder:
         """Note what a TLS handshake has led to."""
         self.turn.add("tls", security_fields(security))
 
+    def stepped(self, kind: str, text: str = "") -> None:
+        """Note a step of AUTH."""
+        self.turn.add("auth", [kind, text])
+
     def hung_up(self, reply: Reply, drained: int | None = None) -> None:
         """Note that the client is told this in place of being read any longer, or of being waited for to read."""
         self.turn.fields["hung_up"] = reply_fields(reply)
@@ -249,6 +253,7 @@ class TapedServer(Server):
         elif recorder.total - recorder.taken > _AT_ONCE:  # a line without an end: no more than its beginning counts
             start = bytes(self._input[:8])
             if self._exchanging or self._wary or masks.is_auth(start):
+                self._wary = True
                 recorder.mask(recorder.taken, recorder.total, _no_octets)
             recorder.taken = recorder.total
         recorder.end_turn()
@@ -299,11 +304,8 @@ class TapedServer(Server):
         recorder.taken = end
 
     def _exchange(self, mechanism: Mechanism, initial: bytes | None) -> Generator[Any, Any, None]:
-        steps: list[list[str]] = []
-        self.recorder.turn.add("auth", steps)
-
         def serve(exchange: Exchange) -> Steps:
-            return _noting(mechanism.serve(exchange), steps, self.recorder)
+            return _noting(mechanism.serve(exchange), self.recorder)
 
         self._exchanging = True
         try:
@@ -312,28 +314,29 @@ class TapedServer(Server):
             self._exchanging = False
 
 
-def _noting(serving: Steps, steps: list[list[str]], recorder: _Recorder) -> Steps:
+def _noting(serving: Steps, recorder: _Recorder) -> Steps:
     """A mechanism whose steps are noted, without what would help to guess a password."""
+    recorder.stepped("begin")
     answer: Any = None
     while True:
         try:
             step = serving.send(answer)
         except StopIteration as stop:
             outcome: Outcome = stop.value
-            steps.append(["success" if outcome.success else "failure", outcome.user])
+            recorder.stepped("success" if outcome.success else "failure", outcome.user)
             return outcome
         except SaslError as error:
-            steps.append(["malformed" if error.malformed else "refused", ""])
+            recorder.stepped("malformed" if error.malformed else "refused")
             raise
         if isinstance(step, bytes):
             shown = b"v=" + bytes(len(step) - 2) if step[:2] == b"v=" else step  # RFC 5802 section 7: a signature
             if shown is not step:
                 recorder.replace(base64.b64encode(step), base64.b64encode(shown))
-            steps.append(["challenge", shown.decode("latin-1")])
+            recorder.stepped("challenge", shown.decode("latin-1"))
         elif isinstance(step, Credentials):
-            steps.append(["credentials", step.user])
+            recorder.stepped("credentials", step.user)
         else:
-            steps.append(["verifier", step.user])
+            recorder.stepped("verifier", step.user)
         answer = yield step
 
 

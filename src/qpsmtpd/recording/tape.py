@@ -84,8 +84,10 @@ class Turn:
     """What the DNS was asked: the type, the name, and the values; None where nobody could say."""
     draws: list[tuple[str, object]] = field(default_factory=list[tuple[str, object]])
     """What was drawn at random: `nonce`, `random` or `getrandbits`, and the value."""
-    exchanges: list[list[list[str]]] = field(default_factory=list[list[list[str]]])
-    """What AUTH went through: the steps of each attempt."""
+    steps: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    """What AUTH went through: `begin`, then `challenge`, `credentials` or `verifier`, each with a text, and how it
+    ended: `success`, `failure`, `refused` or `malformed`; nothing where the client gave up.
+    """
     announced: list[tuple[str, ...]] = field(default_factory=list[tuple[str, ...]])
     """The keywords that plugins added to each reply to EHLO."""
     handshakes: list[Security | None] = field(default_factory=list[Security | None])
@@ -190,7 +192,14 @@ def head_fields(head: Head) -> Fields:
         "started": head.started,
         "peer": {name: getattr(head.peer, name) for name in _PEER},
         "role": head.role,
-        **_offered(head.wanted, head.hostname, head.greeting, head.limits, head.extensions, head.line_endings),
+        **_offered(
+            wanted=head.wanted,
+            hostname=head.hostname,
+            greeting=head.greeting,
+            limits=head.limits,
+            extensions=head.extensions,
+            line_endings=head.line_endings,
+        ),
         "auth_in_clear": head.auth_in_clear,
         "security": security_fields(head.security),
         "refusal": reply_fields(head.refusal),
@@ -203,6 +212,7 @@ _PEER = tuple(each.name for each in fields_of(Peer))
 
 @lru_cache(16)  # the sessions of a server differ in little
 def _offered(
+    *,
     wanted: frozenset[str],
     hostname: str,
     greeting: str,
@@ -262,7 +272,7 @@ def _turn(fields: Fields) -> Turn:
         said=fields.get("out", "").encode("latin-1"),
         names=[(kind, name, None if found is None else tuple(found)) for kind, name, found in fields.get("dns", ())],
         draws=[(str(kind), value) for kind, value in fields.get("draws", ())],
-        exchanges=list(fields.get("auth", ())),
+        steps=[(str(kind), str(text)) for kind, text in fields.get("auth", ())],
         announced=list(map(tuple, fields.get("announced", ()))),
         handshakes=list(map(_security, fields.get("tls", ()))),
         hung_up=_reply(fields.get("hung_up")),
