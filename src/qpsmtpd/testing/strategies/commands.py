@@ -58,7 +58,8 @@ def parameters(
 
 def greetings(*, commands: Iterable[Command] = (Command.EHLO, Command.HELO)) -> SearchStrategy[bytes]:
     """EHLO and HELO lines, with a name or an address literal."""
-    names = domains().filter(lambda name: name != "0") | address_literals()  # the original takes "0" for no name
+    numberless = domains().filter(lambda name: not name.isdigit())  # a number is no host name (RFC 1123 section 2.1)
+    names = numberless | address_literals()
     return st.builds(_line, st.sampled_from([*commands]), names)
 
 
