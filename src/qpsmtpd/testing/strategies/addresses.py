@@ -128,7 +128,7 @@ def _flawed(flaw: str, atom: str, domain: str) -> str:
 
 _PIECES = [
     *'<>@"\\., :;[]()%!|-a\r\n\t\x00\x07\x7f\x85\xa0\udcff\u2028\u202e',
-    "..", "IPv6:", "::1", "%eth0", "1.2.3.4", "SIZE=1", "\r\nRCPT TO:<a@a>", "|/bin/sh", "../../", "$(id)", "`id`",
+    "\r\n", "..", "IPv6:", "::1", "%eth0", "1.2.3.4", "SIZE=1", "\r\nRCPT TO:<a@a>", "|/bin/sh", "../../", "$(id)", "`id`",
     "%00", "%0d%0a", "=?utf-8?q?a?=", "xn--", "postmaster", "FROM:", "a" * 300,
 ]  # fmt: skip
 
