@@ -1,21 +1,20 @@
 """SMTP with `selectors` alone, an object a client: python examples/over_selectors.py FOLDER [SECONDS]."""
 
-import selectors
 import socket
 import time
+from selectors import EVENT_READ as READ
+from selectors import EVENT_WRITE as WRITE
+from selectors import DefaultSelector
 
 from keeper import SECONDS, SILENT, answer, begin, keep
 
 from qpsmtpd.protocol import CLOSED, NEED_DATA, OK, Signal, hooks
 
-READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
-
 
 class Client:
     def __init__(self, sock):
         sock.setblocking(False)
-        self.sock, self.out, self.event = sock, b"", None
-        self.until = time.monotonic() + SECONDS
+        self.sock, self.out, self.until = sock, b"", time.monotonic() + SECONDS
         self.server, self.content = begin()
 
     def go_on(self, ready):
@@ -29,28 +28,29 @@ class Client:
         else:
             self.server.hang_up(SILENT)
         self.until = time.monotonic() + SECONDS
-        while not self.out and self.event is not CLOSED:
+        while not self.out:
             match event := self.server.next_event():
                 case hooks.Queue():
                     keep(self.content)
                     self.server.answer(OK, "kept")
                 case Signal():  # what is to be sent is sent before anything else is done
-                    self.event, self.out = event, self.server.data_to_send()
-                    if event is NEED_DATA and not self.out:
-                        return READ
+                    self.out = self.server.data_to_send()
+                    if not self.out and event in (NEED_DATA, CLOSED):
+                        return READ if event is NEED_DATA else 0
                 case _:
                     answer(self.server, event, self.content)
-        return WRITE if self.out else 0
+        return WRITE
 
 
 def turn(selector, client, ready):
     try:
-        selector.modify(client.sock, client.go_on(ready), client)
-    except (OSError, ValueError):  # the client is gone, does not read, or is done with
-        selector.unregister(client.sock).fileobj.close()
+        selector.unregister(client.sock)
+        selector.register(client.sock, client.go_on(ready), client)
+    except (OSError, ValueError):  # the client is gone, does not read, or there is nothing to wait for
+        client.sock.close()
 
 
-with socket.create_server(("127.0.0.1", 0)) as listener, selectors.DefaultSelector() as selector:
+with socket.create_server(("127.0.0.1", 0)) as listener, DefaultSelector() as selector:
     print(*listener.getsockname(), flush=True)
     selector.register(listener, READ)
     while True:

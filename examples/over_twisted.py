@@ -8,29 +8,28 @@ from qpsmtpd.protocol import CLOSED, NEED_DATA, OK, Signal, hooks
 
 
 class Smtp(protocol.Protocol, TimeoutMixin):
-    """One client. While it reads too little, Twisted has it paused, and no event is taken."""
-
-    paused = False
-
     def connectionMade(self):
         self.server, self.content = begin()
+        self.paused = False  # a client that reads too little has Twisted call `pauseProducing`
         self.transport.registerProducer(self, True)
         self.setTimeout(SECONDS)
         self.pump()
 
     def pump(self):
-        while not self.paused and (event := self.server.next_event()) is not NEED_DATA:
-            match event:
+        event = None
+        while not self.paused and event not in (NEED_DATA, CLOSED):
+            match event := self.server.next_event():
                 case hooks.Queue():
                     keep(self.content)  # what takes longer than a file belongs into deferToThread
                     self.server.answer(OK, "kept")
-                case Signal():  # DRAIN or CLOSED
+                case Signal():  # NEED_DATA, DRAIN or CLOSED
                     self.transport.write(self.server.data_to_send())
-                    if event is CLOSED:
-                        return self.transport.unregisterProducer() or self.transport.loseConnection()
                 case _:
                     answer(self.server, event, self.content)
-        self.transport.write(self.server.data_to_send())
+        if event is CLOSED:
+            self.setTimeout(None)
+            self.transport.unregisterProducer()
+            self.transport.loseConnection()
 
     def dataReceived(self, data):
         self.resetTimeout()
@@ -39,10 +38,9 @@ class Smtp(protocol.Protocol, TimeoutMixin):
 
     def timeoutConnection(self):
         if self.paused:
-            self.transport.abortConnection()
-        else:
-            self.server.hang_up(SILENT)
-            self.pump()
+            return self.transport.abortConnection()
+        self.server.hang_up(SILENT)
+        return self.pump()
 
     def pauseProducing(self):
         self.paused = True
@@ -53,13 +51,10 @@ class Smtp(protocol.Protocol, TimeoutMixin):
         self.transport.resumeProducing()
         self.pump()
 
-    def stopProducing(self):
-        self.paused = True
-
-    def connectionLost(self, reason):
+    def stopProducing(self):  # the client is gone
         self.setTimeout(None)
 
 
-port = reactor.listenTCP(0, protocol.Factory.forProtocol(Smtp), interface="127.0.0.1")
-print(port.getHost().host, port.getHost().port, flush=True)
+listening = reactor.listenTCP(0, protocol.Factory.forProtocol(Smtp), interface="127.0.0.1").getHost()
+print(listening.host, listening.port, flush=True)
 reactor.run()
