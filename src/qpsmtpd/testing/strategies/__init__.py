@@ -18,6 +18,7 @@ from qpsmtpd.testing.strategies.addresses import (
     paths,
 )
 from qpsmtpd.testing.strategies.commands import (
+    OFFERED,
     command_lines,
     greetings,
     hostile_command_lines,
@@ -48,6 +49,7 @@ from qpsmtpd.testing.strategies.plugins import (
 from qpsmtpd.testing.strategies.types import register
 
 __all__ = [
+    "OFFERED",
     "SERVER_HOOKS",
     "Scripted",
     "address_literals",

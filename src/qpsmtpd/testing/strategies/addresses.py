@@ -4,6 +4,7 @@ What is valid shrinks to `<0@0>`; what is nearly valid to the same with one flaw
 """
 
 from collections.abc import Mapping
+from functools import cache
 
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
@@ -29,6 +30,11 @@ _UTF8_QUOTABLE = _QUOTABLE | st.characters(min_codepoint=0xA1, exclude_categorie
 
 def domains(*, utf8: bool = False) -> SearchStrategy[str]:
     """Host names, of one label or several, of at most 255 octets; with `utf8`, of U-labels too."""
+    return _domains(utf8)
+
+
+@cache  # to make a strategy takes longer than to draw from it
+def _domains(utf8: bool) -> SearchStrategy[str]:
     labels = st.text(_ALNUM + "-", min_size=1, max_size=63).map(_without_outer_hyphens)
     if utf8:
         letters = _UTF8_LETTERS | st.sampled_from(_ALNUM + "-")
@@ -47,6 +53,11 @@ def address_literals() -> SearchStrategy[str]:
 
 def local_parts(*, utf8: bool = False, quoted: bool = True) -> SearchStrategy[str]:
     """Local parts as a `Mailbox` has them, of at most 64 characters; with `quoted`, such as must be quoted too."""
+    return _local_parts(utf8, quoted)
+
+
+@cache
+def _local_parts(utf8: bool, quoted: bool) -> SearchStrategy[str]:
     atoms = st.text(st.sampled_from(_ATEXT) | _UTF8_LETTERS if utf8 else _ATEXT, min_size=1, max_size=20)
     dot_strings = atoms | st.lists(atoms, min_size=2, max_size=3).map(".".join)
     return dot_strings | st.text(_UTF8_QUOTABLE if utf8 else _QUOTABLE, max_size=32) if quoted else dot_strings
@@ -54,6 +65,11 @@ def local_parts(*, utf8: bool = False, quoted: bool = True) -> SearchStrategy[st
 
 def mailboxes(*, utf8: bool = False, quoted: bool = True) -> SearchStrategy[Mailbox]:
     """Valid mailboxes; never the null path."""
+    return _mailboxes(utf8, quoted)
+
+
+@cache
+def _mailboxes(utf8: bool, quoted: bool) -> SearchStrategy[Mailbox]:
     hosts = domains(utf8=utf8) | address_literals()
     return st.builds(Mailbox, local_parts(utf8=utf8, quoted=quoted), hosts)
 
@@ -63,6 +79,11 @@ def paths(*, utf8: bool = False, null: bool = False) -> SearchStrategy[str]:
 
     With `null`, the null reverse-path too.
     """
+    return _paths(utf8, null)
+
+
+@cache
+def _paths(utf8: bool, null: bool) -> SearchStrategy[str]:
     return _written_paths(utf8) | st.just(NULL_PATH.path) if null else _written_paths(utf8)
 
 

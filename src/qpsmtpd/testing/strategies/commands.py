@@ -1,6 +1,7 @@
 """Command lines (RFC 5321 section 4.1.1) with their line ends: valid, nearly valid and hostile."""
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
@@ -18,12 +19,16 @@ from qpsmtpd.testing.strategies.addresses import (
 )
 
 __all__ = [
+    "OFFERED",
     "command_lines",
     "greetings",
     "hostile_command_lines",
     "nearly_valid_command_lines",
     "parameters",
 ]
+
+OFFERED = DEFAULT_EXTENSIONS - {Extension.AUTH}
+"""The extensions that a `Server` offers where nothing is said, and nobody is asked about users."""
 
 _WORDS = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=20)
 
@@ -48,38 +53,54 @@ _VALUES: Mapping[Command, Mapping[str, SearchStrategy[str | None]]] = {
 
 
 def parameters(
-    command: Command = Command.MAIL, *, offered: Iterable[Extension] = DEFAULT_EXTENSIONS
+    command: Command = Command.MAIL, *, offered: Iterable[Extension] = OFFERED
 ) -> SearchStrategy[Parameters]:
     """Valid parameters of MAIL or RCPT, of the extensions that are offered; most often few of them."""
-    given = frozenset(offered)
-    values = {keyword: value for keyword, value in _VALUES[command].items() if owner_of(keyword) in given}
+    return _parameters(command, frozenset(offered))
+
+
+@cache  # to make a strategy takes longer than to draw from it
+def _parameters(command: Command, offered: frozenset[Extension]) -> SearchStrategy[Parameters]:
+    values = {keyword: value for keyword, value in _VALUES[command].items() if owner_of(keyword) in offered}
     return st.fixed_dictionaries({}, optional=values)
 
 
 def greetings(*, commands: Iterable[Command] = (Command.EHLO, Command.HELO)) -> SearchStrategy[bytes]:
     """EHLO and HELO lines, with a name or an address literal."""
+    return _greetings(tuple(commands))
+
+
+@cache
+def _greetings(commands: tuple[Command, ...]) -> SearchStrategy[bytes]:
     numberless = domains().filter(lambda name: not name.isdigit())  # a number is no host name (RFC 1123 section 2.1)
     names = numberless | address_literals()
-    return st.builds(_line, st.sampled_from([*commands]), names)
+    return st.builds(_line, st.sampled_from(commands), names)
 
 
-@st.composite
-def command_lines(
-    draw: DrawFn, *, commands: Iterable[Command] = (), offered: Iterable[Extension] = DEFAULT_EXTENSIONS
-) -> bytes:
+def command_lines(*, commands: Iterable[Command] = (), offered: Iterable[Extension] = OFFERED) -> SearchStrategy[bytes]:
     """Well-formed lines of these commands, with CRLF; all that stand alone in one line if none are named.
 
     The word is written in any case. An address outside ASCII comes with SMTPUTF8.
     """
-    command = draw(st.sampled_from([*commands] or [*_ALONE, *_GREETINGS, Command.MAIL, Command.RCPT]))
+    return _command_lines(tuple(commands) or _ALL, frozenset(offered))
+
+
+@cache
+def _command_lines(commands: tuple[Command, ...], offered: frozenset[Extension]) -> SearchStrategy[bytes]:
+    lines = st.one_of([_lines_of(command, offered) for command in commands])
+    return st.builds(_in_case, lines, st.sampled_from([bytes.upper, bytes.lower, bytes.title]))
+
+
+def _lines_of(command: Command, offered: frozenset[Extension]) -> SearchStrategy[bytes]:
     if command in _GREETINGS:
-        line = draw(greetings(commands=[command]))
-    elif command in _PATHS:
-        line = draw(_path_lines(command, frozenset(offered)))
-    else:
-        line = _line(command, draw(_ALONE[command]))
-    word, blank, rest = line.partition(b" ")
-    return draw(st.sampled_from([word, word.lower(), word.title()])) + blank + rest
+        return greetings(commands=[command])
+    if command in _PATHS:
+        return _path_lines(command, offered)
+    return st.builds(_line, st.just(command), _ALONE[command])
+
+
+def _in_case(line: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    return change(line[:4]) + line[4:]
 
 
 _GREETINGS = (Command.EHLO, Command.HELO)
@@ -92,6 +113,9 @@ _ALONE: Mapping[Command, SearchStrategy[str]] = {
     Command.VRFY: mailboxes().map(lambda mailbox: mailbox.address),
     Command.HELP: st.just("") | st.sampled_from([command.name for command in Command]),
 }
+
+
+_ALL = (*_ALONE, *_GREETINGS, *_PATHS)
 
 
 @st.composite

@@ -1,5 +1,7 @@
 """Message contents (RFC 5322, RFC 5321 section 4.5.3.1.6): valid ones, and such as servers disagree on."""
 
+from functools import cache
+
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
@@ -17,6 +19,11 @@ def contents(*, eight_bit: bool = True) -> SearchStrategy[bytes]:
     Lines have at most 998 octets and end in CRLF; many begin with a dot. Without `eight_bit`,
     all is ASCII.
     """
+    return _contents(eight_bit)
+
+
+@cache  # to make a strategy takes longer than to draw from it
+def _contents(eight_bit: bool) -> SearchStrategy[bytes]:
     octets = st.sampled_from([*_TEXT, *_HIGH] if eight_bit else _TEXT)
     words = st.lists(octets, min_size=1, max_size=20).map(b"".join)
     values = st.lists(words, max_size=3).map(b"\r\n ".join)

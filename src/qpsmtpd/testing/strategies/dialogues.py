@@ -6,15 +6,17 @@ A dialogue is a list of writes: a client waits for the reply to one before the n
 
 import itertools
 from collections.abc import Iterable
+from functools import cache
 
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
-from qpsmtpd.protocol import DEFAULT_EXTENSIONS, Command, Extension
+from qpsmtpd.protocol import Command, Extension
 from qpsmtpd.protocol.stuffing import stuffed
 from qpsmtpd.testing.smuggling import VARIANTS, Letter, Variant, smuggle
 from qpsmtpd.testing.strategies.addresses import mailboxes
 from qpsmtpd.testing.strategies.commands import (
+    OFFERED,
     command_lines,
     greetings,
     hostile_command_lines,
@@ -56,19 +58,20 @@ def pieces(draw: DrawFn, streams: SearchStrategy[bytes]) -> list[bytes]:
 
 
 @st.composite
-def transactions(
-    draw: DrawFn, *, offered: Iterable[Extension] = DEFAULT_EXTENSIONS, maybe_chunked: bool = True
-) -> list[bytes]:
+def transactions(draw: DrawFn, *, offered: Iterable[Extension] = OFFERED, maybe_chunked: bool = True) -> list[bytes]:
     """One mail transaction that is well formed and in order, its content by DATA or, if it may, by BDAT."""
     offered = frozenset(offered)
     mail = draw(command_lines(commands=[Command.MAIL], offered=offered))
-    recipients = draw(
-        st.lists(command_lines(commands=[Command.RCPT], offered=_for_recipients(mail, offered)), min_size=1, max_size=3)
-    )
+    recipients = draw(_recipients(_for_recipients(mail, offered)))
     content = draw(contents())
     if maybe_chunked and Extension.CHUNKING in offered and draw(st.booleans()):
         return [mail, *recipients, *_chunks(cut(content, draw(cuts())))]
     return [mail, *recipients, b"DATA\r\n", b"".join(stuffed([content]))]
+
+
+@cache  # to make a strategy takes longer than to draw from it
+def _recipients(offered: frozenset[Extension]) -> SearchStrategy[list[bytes]]:
+    return st.lists(command_lines(commands=[Command.RCPT], offered=offered), min_size=1, max_size=3)
 
 
 def _for_recipients(mail: bytes, offered: frozenset[Extension]) -> frozenset[Extension]:
@@ -84,19 +87,29 @@ def _chunks(data: list[bytes]) -> list[bytes]:
 
 
 @st.composite
-def dialogues(draw: DrawFn, *, offered: Iterable[Extension] = DEFAULT_EXTENSIONS) -> list[bytes]:
+def dialogues(draw: DrawFn, *, offered: Iterable[Extension] = OFFERED) -> list[bytes]:
     """Dialogues without a fault, from EHLO to QUIT: transactions, and what may stand between them."""
-    between = command_lines(commands=[Command.NOOP, Command.RSET, Command.VRFY, Command.HELP]).map(lambda line: [line])
-    parts = draw(st.lists(transactions(offered=offered) | between, max_size=4))
+    parts = draw(_parts(frozenset(offered)))
     return [draw(greetings(commands=[Command.EHLO])), *itertools.chain.from_iterable(parts), b"QUIT\r\n"]
+
+
+@cache
+def _parts(offered: frozenset[Extension]) -> SearchStrategy[list[list[bytes]]]:
+    between = command_lines(commands=[Command.NOOP, Command.RSET, Command.VRFY, Command.HELP])
+    return st.lists(transactions(offered=offered) | st.lists(between, min_size=1, max_size=1), max_size=4)
 
 
 @st.composite
 def hostile_dialogues(draw: DrawFn) -> list[bytes]:
     """Anything a client might send, in any order, begun like a dialogue or not."""
     opening = draw(st.sampled_from([_OPENING, _OPENING[:3], _OPENING[:2], _OPENING[:1], []]))
+    return [*opening, *draw(_anything())]
+
+
+@cache
+def _anything() -> SearchStrategy[list[bytes]]:
     lines = command_lines() | nearly_valid_command_lines() | hostile_command_lines()
-    return [*opening, *draw(st.lists(lines | hostile_contents().filter(bool), max_size=12))]
+    return st.lists(lines | hostile_contents().filter(bool), max_size=12)
 
 
 _OPENING = [b"EHLO a\r\n", b"MAIL FROM:<a@a>\r\n", b"RCPT TO:<a@a>\r\n", b"DATA\r\n"]
