@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 
 from keeper import SECONDS, SILENT, answer, begin, keep
-
 from qpsmtpd.protocol import CLOSED, NEED_DATA, OK, Signal, hooks
 
 

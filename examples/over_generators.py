@@ -6,7 +6,6 @@ import socket
 import time
 
 from keeper import SECONDS, SILENT, answer, begin, keep
-
 from qpsmtpd.protocol import CLOSED, NEED_DATA, OK, Signal, hooks
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE

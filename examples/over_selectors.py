@@ -7,7 +7,6 @@ from selectors import EVENT_WRITE as WRITE
 from selectors import DefaultSelector
 
 from keeper import SECONDS, SILENT, answer, begin, keep
-
 from qpsmtpd.protocol import CLOSED, NEED_DATA, OK, Signal, hooks
 
 

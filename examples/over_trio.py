@@ -1,8 +1,8 @@
 """SMTP over trio's streams: python examples/over_trio.py FOLDER [SECONDS]."""
 
 import trio
-from keeper import SECONDS, SILENT, answer, begin, keep
 
+from keeper import SECONDS, SILENT, answer, begin, keep
 from qpsmtpd.protocol import CLOSED, NEED_DATA, OK, Signal, hooks
 
 

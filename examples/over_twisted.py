@@ -1,9 +1,9 @@
 """SMTP as a protocol of Twisted: python examples/over_twisted.py FOLDER [SECONDS]."""
 
-from keeper import SECONDS, SILENT, answer, begin, keep
 from twisted.internet import protocol, reactor
 from twisted.protocols.policies import TimeoutMixin
 
+from keeper import SECONDS, SILENT, answer, begin, keep
 from qpsmtpd.protocol import CLOSED, NEED_DATA, OK, Signal, hooks
 
 

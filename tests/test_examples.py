@@ -97,7 +97,8 @@ def test_a_client_that_vanishes_leaves_no_message_and_disturbs_nobody(name, star
 
 
 def test_the_notebook_runs_without_anything_that_a_browser_lacks():
-    code = f"import runpy, sys; runpy.run_path({str(FOLDER / 'in_memory.py')!r}); " + (
+    code = (
+        f"import runpy, sys; runpy.run_path({str(FOLDER / 'in_memory.py')!r}); "
         "print(sorted({'socket', 'ssl', 'asyncio', 'threading', 'selectors', 'subprocess'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
