@@ -24,7 +24,7 @@ __all__ = [
 _ALNUM = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _ATEXT = _ALNUM + "-_+=!#$%&'*/?^`{|}~"
 _UTF8_LETTERS = st.characters(min_codepoint=0xDF, categories=["Ll", "Lo"])
-_QUOTABLE = st.characters(min_codepoint=0x20, max_codepoint=0x7E)
+_QUOTABLE = st.sampled_from('@ ."\\<>,;:()[]') | st.characters(min_codepoint=0x20, max_codepoint=0x7E)
 _UTF8_QUOTABLE = _QUOTABLE | st.characters(min_codepoint=0xA1, exclude_categories=["C", "Z"])
 
 
