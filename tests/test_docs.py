@@ -252,10 +252,12 @@ def test_the_fixtures_shown_work(tmp_path):
 def test_the_parser_shown_fails_as_is_shown(tmp_path):
     code, output = shown("testing.md", "wrong")
     (tmp_path / "test_wrong.py").write_text(code)
-    said = "\n".join(
-        line.removeprefix("E").strip() for line in run_pytest(tmp_path / "test_wrong.py").stdout.splitlines()
-    )
-    assert "\n".join(map(str.strip, output.splitlines())).strip() in said
+    said = re.sub(r"^E +", "", run_pytest(tmp_path / "test_wrong.py").stdout, flags=re.MULTILINE)
+    error, failing, *value = output.splitlines()
+    assert f"{error}\n{failing}\n" in said
+    smallest = r"mailbox=Mailbox\(\s*'@',\s*'0'"  # hypothesis adds a comment or not
+    assert re.search(smallest, "".join(value))
+    assert re.search(smallest, said)
 
 
 def test_the_smuggling_dialogue_shown_is_the_one_that_is_made():
