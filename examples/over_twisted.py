@@ -9,8 +9,7 @@ from qpsmtpd.protocol import CLOSED, NEED_DATA, OK, Signal, hooks
 
 class Smtp(protocol.Protocol, TimeoutMixin):
     def connectionMade(self):
-        self.server, self.content = begin()
-        self.paused = False  # a client that reads too little has Twisted call `pauseProducing`
+        (self.server, self.content), self.paused = begin(), False
         self.transport.registerProducer(self, True)
         self.setTimeout(SECONDS)
         self.pump()
@@ -42,7 +41,7 @@ class Smtp(protocol.Protocol, TimeoutMixin):
         self.server.hang_up(SILENT)
         return self.pump()
 
-    def pauseProducing(self):
+    def pauseProducing(self):  # which Twisted calls when a client reads too little
         self.paused = True
         self.transport.pauseProducing()
 
