@@ -2,7 +2,11 @@
 
 import base64
 import json
+import re
+import smtplib
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +38,18 @@ class Taking(Plugin):
 
     def hook_auth(self, transaction, mechanism, user, password, digest, ticket):
         return OK if password == "secret" else DENY
+
+
+class Capable(Plugin):
+    """Looks up, draws, announces."""
+
+    def hook_ehlo(self, transaction, host, *words):
+        transaction.notes["capabilities"] = ["XTEST"]
+
+    async def hook_mail(self, transaction, sender, parameters):
+        await self.qp.resolver.look_up(sender.domain, "MX")
+        self.qp.rng.random()
+        return DECLINED
 
 
 class Recorded:
@@ -407,3 +423,72 @@ def test_a_recording_that_breaks_off_is_played_as_far_as_it_goes(tmp_path, capsy
     path.write_text("".join(f"{line}\n" for line in server.text.splitlines()[:2]))
     assert main(["replay", str(path)]) == 0
     assert "recorded in part" in capsys.readouterr().out
+
+
+def test_a_server_that_is_told_to_records_and_replay_shows_what_differs_today(tmp_path, capsys):
+    config, records = tmp_path / "config", tmp_path / "records"
+    config.mkdir()
+    (config / "plugins").write_text("relay\nrcpt_ok\nqueue/discard\n")
+    (config / "rcpthosts").write_text("example.org\n")
+    command = [
+        sys.executable,
+        "-m",
+        "qpsmtpd",
+        "run",
+        "--config",
+        config,
+        "--listen",
+        "127.0.0.1:0",
+        "--record",
+        records,
+    ]
+    with subprocess.Popen([*command, "--mask-content"], stdout=subprocess.PIPE) as process:
+        try:
+            port = int(re.search(r"127\.0\.0\.1:(\d+)", process.stdout.readline().decode())[1])
+            with smtplib.SMTP("127.0.0.1", port, timeout=20) as client:
+                client.sendmail("ann@example.com", ["bob@example.org"], "Subject: private\r\n\r\nprivate\r\n")
+        finally:
+            process.terminate()
+    (path,) = records.iterdir()
+    assert "private" not in path.read_text()
+    assert main(["replay", str(path)]) == 0
+    assert capsys.readouterr().out.endswith("the same, byte for byte\n")
+    assert main(["replay", "--today", "--config", str(config), str(path)]) == 0
+    (config / "badmailfrom").write_text("ann@example.com\n")
+    (config / "plugins").write_text("badmailfrom\nrelay\nrcpt_ok\nqueue/discard\n")
+    capsys.readouterr()
+    assert main(["replay", "--today", "--config", str(config), str(path)]) == 1
+    assert "now   550 5.7.1 your sender address is not welcome here" in capsys.readouterr().out
+
+
+def test_every_key_is_in_the_page():
+    page = (Path(__file__).parents[2] / "docs" / "recording.md").read_text("utf-8")
+    documented = set(
+        re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in page.splitlines() if line[:3] == "| `"))
+    )
+    server = Recorded(Capable, Taking, names=Names())
+    client = Client(server.site)
+    client.say("EHLO x")
+    client.say("AUTH PLAIN " + base64.b64encode(b"\0user\0secret").decode())
+    client.say("MAIL FROM:<a@b.example>")
+    client.interrupt(TIMED_OUT)
+    head, *turns = map(json.loads, server.text.splitlines())
+    written = set(head).union(*turns) - {"end"}
+    assert written <= documented
+    assert {"dns", "draws", "auth", "asked", "announced", "hung_up", "in", "out", "at"} <= written
+    recorder = Path(sys.modules[RecordingSite.__module__].__file__).read_text()
+    assert set(re.findall(r'fields\["(\w+)"\]|\.add\("(\w+)"', recorder)) <= {(key, "") for key in documented} | {
+        ("", key) for key in documented
+    }
+
+
+def test_the_program_of_the_page_counts_differences(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "recording.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names = {}
+    exec(code, names)
+    server = Recorded(Taking)
+    Client(server.site).send(b"NOOP\r\nQUIT\r\n")
+    path = tmp_path / "some.jsonl"
+    path.write_text(server.text + server.text.replace("250 2.0.0 OK", "250 2.0.0 Fine"))
+    assert names["unlike"](path) == 1

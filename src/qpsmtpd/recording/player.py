@@ -9,8 +9,9 @@ What is played is recorded too, so that two recordings are compared.
 
 import random
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -23,11 +24,12 @@ from qpsmtpd.recording.tape import Asked, Tape, Turn, tapes_in
 from qpsmtpd.resolver import DnsError, Resolver
 from qpsmtpd.session.effects import Effect, Pause
 from qpsmtpd.session.role import ROLES, Role
-from qpsmtpd.site import Settings
+from qpsmtpd.site import Settings, Site
 from qpsmtpd.transports.memory import Link
 
 __all__ = ["Difference", "PlayedSite", "compare", "play", "play_recorded"]
 
+_NOTHING_ASKED = Asked("", (), NOTHING)
 _QUEUED: Result = (OK, ("nothing is queued in a replay",), None)
 
 
@@ -119,10 +121,10 @@ class _PlayedServer(TapedServer):
 
     def _exchange(self, mechanism: Mechanism, initial: bytes | None) -> Generator[Any, Any, None]:
         steps = self.script.exchanges.popleft() if self.script.exchanges else []
-        return super()._exchange(replace(mechanism, serve=lambda exchange: _as_recorded(exchange, steps)), initial)
+        return super()._exchange(replace(mechanism, serve=partial(_as_recorded, steps)), initial)
 
 
-def _as_recorded(exchange: Exchange, steps: Sequence[tuple[str, str]]) -> Steps:
+def _as_recorded(steps: Sequence[tuple[str, str]], exchange: Exchange) -> Steps:
     """A mechanism that goes as it went, whatever the client says."""
     del exchange
     for kind, text in steps:
@@ -143,32 +145,39 @@ class PlayedSession(RecordedSession):
     """A recorded session on its second way; its site is a `PlayedSite`."""
 
     _server_type = _PlayedServer
-    _site: "PlayedSite"
+
+    @property
+    def _script(self) -> _Script:
+        return _played(self._site).script
+
+    @property
+    def _plugins_answer(self) -> bool:
+        return _played(self._site).plugins_answer
 
     def _make_server(self) -> _PlayedServer:
         server = super()._make_server()
         assert isinstance(server, _PlayedServer)
-        server.script = self._site.script
+        server.script = self._script
         return server
 
     def _extensions(self) -> frozenset[Extension]:
-        recorded = self._site.script.tape.head.extensions
-        if self._site.plugins_answer:  # there need be no certificate for a handshake that is not made
+        recorded = self._script.tape.head.extensions
+        if self._plugins_answer:  # there need be no certificate for a handshake that is not made
             return super()._extensions() - {Extension.STARTTLS} | (recorded & {Extension.STARTTLS})
         return recorded
 
     def _introduce(self) -> Generator[Effect, object, bool]:
         yield from ()
-        if (security := self._site.script.tape.head.security) is not None:
+        if (security := self._script.tape.head.security) is not None:
             self._secure(security)
         return True
 
     def _admit(self, address: str) -> Generator[Effect, object, Reply | None]:
         refusal = yield from super()._admit(address)
-        return refusal if self._site.plugins_answer else self._site.script.tape.head.refusal
+        return refusal if self._plugins_answer else self._script.tape.head.refusal
 
     def ask(self, hook: Hook) -> Generator[Effect, object, Result]:
-        if self._site.plugins_answer and not (hook.name.startswith("auth") or hook.name == "queue"):
+        if self._plugins_answer and not (hook.name.startswith("auth") or hook.name == "queue"):
             return super().ask(hook)
         self._own_reply = None
         return self._recorded(hook.name, self._result(hook))
@@ -176,13 +185,13 @@ class PlayedSession(RecordedSession):
     def _result(self, hook: Hook) -> Generator[Effect, object, Result]:
         if self._chore is not None or self._leaving:
             yield from self._do_chore()
-        result = self._site.script.result(hook.name)
+        result = self._script.result(hook.name)
         if result is None:
             return _QUEUED if hook.name == "queue" else NOTHING
         return result
 
     def receive(self) -> Generator[Effect, object, None]:
-        turn = self._site.script.turn
+        turn = self._script.turn
         if turn.hung_up is not None and turn.drained is None:
             if self._chore is not None or self._leaving:
                 yield from self._do_chore()
@@ -191,7 +200,7 @@ class PlayedSession(RecordedSession):
         yield from super().receive()
 
     def drain(self) -> Generator[Effect, object, None]:
-        script = self._site.script
+        script = self._script
         if script.turn.hung_up is not None and script.turn.drained == script.drains:
             self.recorder.hung_up(script.turn.hung_up, script.drains)
             raise HangUp(script.turn.hung_up)
@@ -199,21 +208,30 @@ class PlayedSession(RecordedSession):
         yield from super().drain()
 
     def greeted(self, hello: hooks.Helo | hooks.Ehlo) -> None:
-        if not self._site.plugins_answer and self._site.script.announced:
-            self.transaction.notes["capabilities"] = list(self._site.script.announced.popleft())
+        if not self._plugins_answer and self._script.announced:
+            self.transaction.notes["capabilities"] = list(self._script.announced.popleft())
         super().greeted(hello)
 
     def _begin_tls(self) -> Generator[Effect, object, bool]:
         yield from ()
         self._output = self.data_to_send()
         self.recorder.end_turn()
-        security = self._site.script.handshakes.popleft() if self._site.script.handshakes else None
+        security = self._script.handshakes.popleft() if self._script.handshakes else None
         self.recorder.handshake(security)
         if security is None:
             self._out_of_tls = True
             return False
         self._secure(security)
         return True
+
+
+def _unwritten(line: str) -> None:
+    """Take a line of the log."""
+
+
+def _played(site: Site) -> "PlayedSite":
+    assert isinstance(site, PlayedSite)
+    return site
 
 
 class _RecordedDraws(random.Random):
@@ -260,10 +278,10 @@ class PlayedSite(RecordingSite):
         self.plugins_answer = settings is not None
         self.lines: list[str] = []
         """What is recorded of the replay."""
-        options.setdefault("write", lambda _: None)
+        options.setdefault("write", _unwritten)
         super().__init__(
             settings or Config(None, {"plugins": ()}),
-            lambda _, __: self.lines.append,
+            self._take_lines,
             clock=lambda: self.script.turn.at,
             wall=lambda: tape.head.started + self.script.turn.at,
             rng=_RecordedDraws(self.script),
@@ -288,6 +306,10 @@ class PlayedSite(RecordingSite):
             line_endings=head.line_endings,
             auth_in_clear=head.auth_in_clear,
         )
+
+    def _take_lines(self, site: Site, identity: str) -> Callable[[str], object]:
+        del site, identity
+        return self.lines.append
 
     @property
     def role(self) -> Role:
@@ -349,11 +371,12 @@ def _shown(said: bytes) -> str:
 
 def _compare_hooks(number: int, then: Sequence[Asked], now: Sequence[Asked]) -> Iterator[Difference]:
     for old, new in zip_longest(then, now):
-        if old is None or new is None or old.hook != new.hook:
-            yield Difference(number, (old or new).hook, _outcome(old), _outcome(new))
-        elif old.result != new.result:
-            yield Difference(number, old.hook, _outcome(old), _outcome(new))
+        hook = (old or new or _NOTHING_ASKED).hook
+        if old is None or new is None or (old.hook, old.result) != (new.hook, new.result):
+            yield Difference(number, hook, _outcome(old, hook), _outcome(new, hook))
 
 
-def _outcome(asked: Asked | None) -> str:
-    return "not asked" if asked is None else str(asked)
+def _outcome(asked: Asked | None, hook: str) -> str:
+    if asked is None:
+        return "not asked"
+    return str(asked) if asked.hook == hook else f"{asked.hook} {asked}"

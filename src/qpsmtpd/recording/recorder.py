@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from qpsmtpd.config import Config
 from qpsmtpd.logs import LOGERROR
@@ -345,6 +345,7 @@ class RecordedSession(Session):
 
     _server_type = TapedServer
     _server: TapedServer
+    _traced = True
     _site: "RecordingSite"
 
     def _make_server(self) -> TapedServer:
@@ -425,8 +426,9 @@ class RecordedSession(Session):
 
     def greeted(self, hello: hooks.Helo | hooks.Ehlo) -> None:  # noqa: D102
         super().greeted(hello)
-        keywords = self.transaction.notes.get("capabilities", ())
-        self.recorder.turn.add("announced", list(map(str, keywords)) if isinstance(keywords, list | tuple) else [])
+        keywords = self.transaction.notes.get("capabilities")
+        known = cast("Sequence[object]", keywords) if isinstance(keywords, list | tuple) else ()
+        self.recorder.turn.add("announced", list(map(str, known)))
 
 
 class _Overheard(Resolver):

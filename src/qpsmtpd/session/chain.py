@@ -33,7 +33,7 @@ from qpsmtpd.session.effects import Await, CallBlocking, Effect, Effects, Pause
 from qpsmtpd.session.transaction import Transaction
 from qpsmtpd.site import PLAIN, Entry, Kind, Settings, Site, current_session, no_result
 
-__all__ = ["PARSE_HOOKS", "WATCHERS", "Asking", "Chains", "Trace"]
+__all__ = ["PARSE_HOOKS", "WATCHERS", "Asking", "Chains"]
 
 Texts = tuple[str, ...]
 
@@ -53,14 +53,10 @@ _SECRET = hooks.AuthScramSha256.name  # its text is nobody's business
 _KEPT: Mapping[ReturnCode, object] = {code: MappingProxyType({"return": code}) for code in ReturnCode}
 
 
-Trace = Callable[[str, str, Answer, Texts, float], object]
-"""Is told what each plugin has answered: the hook, the plugin, the answer, its texts, and the seconds it took."""
-
-
 class Chains:
     """What runs the hooks of one session."""
 
-    _trace: Trace | None = None  # kinds of session that look on have one
+    _traced = False  # whether `_trace` is told of each answer
 
     connection: Connection
     """What is known about the connection."""
@@ -124,7 +120,7 @@ class Chains:
                 self._run_as(name)
                 self._site.log_failure(name, entry.name, "the hook")
                 ended, answer, texts = clock(), FAILED, ()
-            if self._trace is not None:
+            if self._traced:
                 self._trace(name, entry.name, answer, texts if name != _SECRET else (), ended - begun)
             begun = ended
             if answer is FAILED and VERDICTS[name][FAILED].reply is not None:
@@ -145,6 +141,9 @@ class Chains:
             if answer is not DECLINED:
                 return answer, texts, self._own_reply
         return DECLINED, texts, self._own_reply
+
+    def _trace(self, hook: str, plugin: str, answer: Answer, texts: Texts, seconds: float) -> None:
+        """See what a plugin has answered, and how long it took."""
 
     def _held_up(self, entry: Entry, hook: str, seconds: float) -> None:
         """Log, once, that a hook has kept all other sessions waiting."""
