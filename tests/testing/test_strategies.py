@@ -1,5 +1,6 @@
 """The strategies: what is valid is accepted by the core, what is not is refused, and all of it shrinks."""
 
+import itertools
 import subprocess
 import sys
 
@@ -238,7 +239,7 @@ def test_a_scripted_plugin_says_what_its_list_says():
         (qst.plugin_lists(), lambda plugins: len(plugins) == 1, [[qst.Scripted({})]]),
         (qst.results(), lambda result: result[0] is DENY, [(DENY, "")]),
     ],
-    ids=str,
+    ids=itertools.count(),  # a name must be the same in every process
 )  # fmt: skip
 def test_it_shrinks_to_something_short(strategy, wanted, smallest):
     import random
