@@ -36,7 +36,9 @@ SOLO: Mapping[str, tuple[str, ...]] = {
 }
 """The settings where there is no configuration: mail from this machine, to anyone, into ./mail."""
 
-TOOLS: Mapping[str, tuple[str, str]] = {}
+TOOLS: Mapping[str, tuple[str, str]] = {
+    "compare": ("qpsmtpd.compare.command", "play the same dialogues to several servers, and show where they differ"),
+}
 """Commands of the tools for research: a module that has `add_arguments(parser)`, and what the command does.
 
 They are imported when they are called for, since some need a library.
