@@ -18,6 +18,7 @@ MOST = 65_536
 _FINAL = re.compile(rb"([0-9]{3})(?: [^\n]*)?\r?\n")
 _CONTINUED = re.compile(rb"[0-9]{3}-")
 _LINE = re.compile(rb"[^\n]*\n")
+_QUIT = b"QUIT\r\n"
 _CHUNK = re.compile(rb"BDAT\b", re.IGNORECASE)
 _DATA = re.compile(rb"DATA\r\n\Z", re.IGNORECASE)
 
@@ -58,7 +59,7 @@ class Wire(Protocol):
     """A connection to a server."""
 
     def exchange(self, data: bytes, *, last: bool) -> tuple[bytes, Ending | None]:
-        """Write, and read the replies: until the peer closes if it is the last write. Says how it ended, if it did."""
+        """Write, and read the replies: until the peer closes if it is asked to. Says how it ended, if it did."""
         ...
 
 
@@ -84,7 +85,7 @@ def converse(wire: Wire, writes: Sequence[bytes]) -> Conversation:
     written: list[bytes] = []
     said = [greeting]
     skip = False
-    for number, write in enumerate(writes, 1):
+    for write in writes:
         if ending is not None:
             break
         if skip:
@@ -93,7 +94,7 @@ def converse(wire: Wire, writes: Sequence[bytes]) -> Conversation:
         if _CHUNK.match(write) and b"CHUNKING" not in b"".join(said).upper():
             ending = Ending.NOT_OFFERED  # for such a server it is an unknown command, and the chunk is commands
             break
-        reply, ending = wire.exchange(write, last=number == len(writes))
+        reply, ending = wire.exchange(write, last=write == _QUIT)
         written.append(write)
         said.append(reply)
         skip = _DATA.search(write) is not None and not 300 <= (reply_codes(reply) or (0,))[-1] < 400

@@ -5,6 +5,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Protocol
@@ -44,14 +45,16 @@ class Timing:
     patience: float = 5.0
     """For a reply."""
 
-    quiet: float = 0.05
-    """For another reply, where one write may be answered by several."""
-
     settle: float = 0.5
     """Without a new message, until a sink counts as quiet."""
 
     delivery: float = 30.0
     """For the last message to arrive."""
+
+    @property
+    def quiet(self) -> float:
+        """For another reply, where one write may be answered by several."""
+        return self.settle / 10
 
 
 class Target(Protocol):
@@ -67,7 +70,7 @@ class Target(Protocol):
         ...
 
 
-_IMPATIENT = 1.0  # seconds, where most dialogues are broken ones
+_FAREWELL = 0.5  # seconds to wait until a server closes, too
 _TOKENS = count(1)
 _RUN = secrets.token_hex(3).encode()
 
@@ -80,7 +83,7 @@ _SUBJECT = re.compile(rb"^Subject:[^\n]*", re.MULTILINE | re.IGNORECASE)
 
 
 def _seen(mail: Mail, token: bytes, recipient: bytes) -> Seen:
-    head, _, body = mail.content.partition(b"\n\n")
+    head, _, body = (b"\n" + mail.content).partition(b"\n\n")  # there may be no header
     subject = _SUBJECT.search(head)
     content = (subject[0] if subject else b"") + b"\n\n" + body.rstrip(b"\n") + b"\n"
     hide = _hider(token, recipient)
@@ -156,7 +159,7 @@ class Live:
     def count(self, writes: Sequence[bytes]) -> int:
         """How many messages come to light behind a dialogue and before a message that is sent after it."""
         before = len(self.sink.mails()) if self.sink else 0
-        self._converse(writes, min(self.timing.patience, _IMPATIENT))
+        self._converse(writes, min(self.timing.patience, self.timing.settle))
         mails = self._collect(self.timing.settle / 5) or ()
         return len(mails) - before - 1
 
@@ -176,7 +179,20 @@ class Live:
         except OSError:
             return Conversation((), (b"",), Ending.REFUSED)
         with connection:
-            return converse(_SocketWire(connection, timing), writes)
+            conversation = converse(_SocketWire(connection, timing), writes)
+            _hang_up(connection, _FAREWELL)
+            return conversation
+
+
+def _hang_up(connection: socket.socket, patience: float) -> None:
+    """Say that no more comes, and let the server finish: what it has not read yet is lost by a mere close."""
+    deadline = time.monotonic() + patience
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_WR)
+        while (left := deadline - time.monotonic()) > 0:
+            connection.settimeout(left)
+            if not connection.recv(8192):
+                return
 
 
 class _SocketWire:
