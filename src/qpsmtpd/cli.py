@@ -32,6 +32,7 @@ from qpsmtpd.transports.sockets import Address, Listener
 __all__ = ["main"]
 
 TOOLS: Mapping[str, tuple[str, str]] = {
+    "compare": ("qpsmtpd.compare.command", "play the same dialogues to several servers, and show where they differ"),
     "replay": ("qpsmtpd.recording.command", "play recorded sessions again, and show what differs"),
 }
 """Commands of the tools for research: a module that has `add_arguments(parser)`, and what the command does.

@@ -7,12 +7,14 @@ installed or needs the rights of root. Addresses are USERS at DOMAIN; every othe
 
 import contextlib
 import grp
+import importlib.metadata
 import os
 import pwd
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -355,6 +357,50 @@ def exim(files):
             yield Peer(address, base / "mail", log)
 
 
+OPENSMTPD = """\
+listen on 127.0.0.1 port {port} hostname localhost
+action "sink" relay host smtp://127.0.0.1:{sink}
+match from any for domain "{domain}" action "sink"
+"""
+
+
+@contextlib.contextmanager
+def opensmtpd(sink):
+    """OpenSMTPD by SMTP, which relays to a port on loopback. Its queue has one place, so there is one at a time."""
+    command = f"{UNPACKED}/usr/sbin/smtpd"
+    if not Path(command).exists():
+        raise MissingError("opensmtpd is not unpacked")
+    need_root("opensmtpd")
+    for user in ("opensmtpd", "opensmtpq"):
+        try:
+            pwd.getpwnam(user)
+        except KeyError:
+            raise MissingError(f"opensmtpd needs the user {user}") from None
+    with directory() as base, free_port() as port:
+        config, log, address = base / "smtpd.conf", base / "log", ("127.0.0.1", port)
+        config.write_text(OPENSMTPD.format(port=port, sink=sink, domain=DOMAIN))
+        with running([command, "-d", "-f", config], log, lambda: answers(address)):
+            yield Peer(address, base / "mail", log)
+
+
+@contextlib.contextmanager
+def aiosmtpd():
+    """aiosmtpd by SMTP, which takes mail for everybody into one Maildir."""
+    try:
+        importlib.metadata.version("aiosmtpd")
+    except importlib.metadata.PackageNotFoundError:
+        raise MissingError("aiosmtpd is not installed") from None
+    with directory() as base, free_port() as port:
+        for name in ("new", "cur", "tmp"):
+            (base / "mail" / name).mkdir(parents=True)
+        log, address = base / "log", ("127.0.0.1", port)
+        command = [
+            sys.executable, "-m", "aiosmtpd", "-n", "-l", f"127.0.0.1:{port}", "-c", "aiosmtpd.handlers.Mailbox", base / "mail",
+        ]  # fmt: skip
+        with running(command, log, lambda: answers(address)):
+            yield Peer(address, base / "mail", log)
+
+
 DOVECOT = """\
 base_dir = {base}/run
 state_dir = {base}/state
@@ -670,3 +716,33 @@ def redis():
         config.write_text(REDIS.format(base=base, port=port))
         with running([command, config], log, lambda: answers(("127.0.0.1", port), greeting=b"")) as process:
             yield Keys(port, base / "socket", process)
+
+
+def _with_maildir(start):
+    @contextlib.contextmanager
+    def started(*files):
+        with start(*files) as peer:
+            yield f"{peer.address[0]}:{peer.address[1]},maildir={peer.mail}"
+
+    return started
+
+
+@contextlib.contextmanager
+def _relaying(_):
+    with free_port() as sink, opensmtpd(sink) as peer:
+        yield f"{peer.address[0]}:{peer.address[1]},smtp=127.0.0.1:{sink}"
+
+
+COMPARABLE = {
+    "aiosmtpd": _with_maildir(lambda _: aiosmtpd()),
+    "postfix": _with_maildir(postfix),
+    "exim": _with_maildir(exim),
+    "opensmtpd": _relaying,
+}
+
+
+@contextlib.contextmanager
+def comparable(name, files):
+    """Run one of COMPARABLE; give what `qpsmtpd compare` is told of it."""
+    with COMPARABLE[name](files) as place:
+        yield f"{name}={place},to={USERS[0]}@{DOMAIN}"
