@@ -264,6 +264,12 @@ def test_a_case_marks_all_of_its_messages(case):
         assert token in dialogue
 
 
+def test_our_core_takes_nothing_for_an_end_that_is_none(toy, maildir, tmp_path):
+    where = f"toy={toy(Strict)},maildir={maildir}"
+    _, report = compared(tmp_path, where, "--only", "smuggling/*", "--probes", "0", "--settle", "0.02")
+    assert not {name for finding in report["findings"] for name in finding["smuggled"]} - {"toy"}
+
+
 def test_generated_cases_depend_on_the_seed_alone_and_hold_no_end_mark():
     assert generated(50, 1) == generated(50, 1) != generated(50, 2)
     for case in generated(500, 3):

@@ -34,7 +34,7 @@ _PLACE = re.compile(r"(?:\[(?P<six>[^\]]+)\]|(?P<host>[^:\[\]]+)):(?P<port>\d{1,
 _WAYS = 2  # in which a server differs, that are made small
 
 SMUGGLED = 2
-"""The exit status when a server has seen a smuggled message."""
+"""The exit status when a server took for an end what is none."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "SINK says where the server's mail comes to light: maildir=DIR that it delivers to, "
         "or smtp=HOST:PORT or lmtp=HOST:PORT that it relays to and where this command listens. Without one, replies alone are compared. "
-        f"The exit status is {SMUGGLED} if a server has seen a smuggled message."
+        f"The exit status is {SMUGGLED} if a server took for an end what is none."
     )
     parser.add_argument(
         "targets", nargs="+", metavar="[NAME=]HOST:PORT[,SINK][,to=ADDRESS]", help="a server, its sink, and a recipient that it takes",

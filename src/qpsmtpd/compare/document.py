@@ -35,14 +35,12 @@ def document(comparison: Comparison, *, discreet: bool = False) -> dict[str, obj
 
 
 def _finding(finding: Finding, *, discreet: bool) -> dict[str, object]:
-    about = {"kind": finding.kind, "clause": finding.clause, "number": len(finding.cases)}
-    if discreet:
-        return about | {"targets_differ": True}
-    return about | {
-        "cases": list(finding.cases),
-        "behaviour": dict(finding.behaviour),
-        "smuggled": list(finding.deceived),
-    }
+    about: dict[str, object] = {"kind": finding.kind, "clause": finding.clause, "number": len(finding.cases)}
+    if not discreet:
+        about["cases"] = list(finding.cases)
+        about["behaviour"] = dict(finding.behaviour)
+        about["smuggled"] = list(finding.deceived)
+    return about
 
 
 def _minimal(minimal: Minimal) -> dict[str, object]:

@@ -44,7 +44,7 @@ class Finding:
     """What each target does, by its name."""
 
     deceived: tuple[str, ...] = ()
-    """The targets that saw the message that was smuggled."""
+    """The targets that took the octets of a variant for an end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +117,24 @@ _SMUGGLING = {Place.CONTENT, Place.START, Place.CHUNK, Place.CHUNK_EARLY}
 
 
 def deceived(case: Case, outcome: Outcome) -> bool:
-    """Whether a target saw the smuggled message as one of its own."""
+    """Whether a target took the octets of a variant for an end.
+
+    It then saw the smuggled message, or, if it wants commands one at a time, at least nothing of
+    it in the message before.
+    """
     if case.variant is None or case.is_control or case.variant.place not in _SMUGGLING:
         return False
     messages = outcome.messages or ()
-    return len(messages) > 1 or any(seen.sender == EMBEDDED.sender for seen in messages)
+    within = case.variant.place is not Place.CHUNK_EARLY  # there the outer message comes afterwards, and whole
+    return len(messages) > 1 or any(map(_is_smuggled, messages)) or (within and any(map(_ended_early, messages)))
+
+
+def _is_smuggled(seen: Seen) -> bool:
+    return seen.sender == EMBEDDED.sender
+
+
+def _ended_early(seen: Seen) -> bool:
+    return seen.content.startswith(b"Subject: outer") and b"Subject: embedded" not in seen.content
 
 
 def find(cases: Mapping[str, Case], outcomes: Mapping[str, Mapping[str, Outcome]]) -> list[Finding]:

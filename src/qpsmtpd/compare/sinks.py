@@ -104,14 +104,11 @@ class NetworkSink:
     """A server by SMTP or LMTP that takes whatever the server under study relays to it."""
 
     def __init__(self, host: str, port: int, *, lmtp: bool) -> None:
-        """Listen; port 0 lets the system choose. Raises OSError if it cannot."""
+        """Listen. Raises OSError if it cannot."""
         self._mails: list[Mail] = []
         self._news = threading.Condition()
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = type("_Listener", (_Listener,), {"address_family": family})
-        self._listener: socketserver.BaseServer = listener((host, port), partial(_Session, self._deliver, lmtp))
-        self.address: tuple[str, int] = self._listener.server_address[:2]
-        """Where it listens."""
+        listener = _Listener6 if ":" in host else _Listener
+        self._listener = listener((host, port), partial(_Session, self._deliver, lmtp))
         self._thread = threading.Thread(target=self._listener.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
 
@@ -141,6 +138,10 @@ class _Listener(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
     block_on_close = False
+
+
+class _Listener6(_Listener):
+    address_family = socket.AF_INET6
 
 
 class _Session(socketserver.BaseRequestHandler):
