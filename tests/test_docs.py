@@ -5,6 +5,8 @@ import importlib.util
 import re
 import socket
 import ssl
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -224,3 +226,59 @@ def test_marked_mail_is_thrown_away(kit):
         kit(Mark, "discard_marked", "queue/maildir /nowhere/at/all").connect().deliver(b"Message-Id: <1@x>\r\n\r\n")
     )
     assert (reply.code, reply.text) == (250, "Queued! <1@x>")
+
+
+def shown(page, mark):
+    """The code behind a mark in a page, and the indented lines behind it: what it prints."""
+    text = (DOCS / page).read_text("utf-8")
+    code, rest = re.search(rf"<!-- {mark} -->\n```py\n(.*?)```\n(.*)", text, re.DOTALL).groups()
+    return code, re.search(r"(?:^    .*\n)+", rest, re.MULTILINE)[0].replace("\n    ", "\n")[4:]
+
+
+def run_pytest(path):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly"]
+    plugin = ["-p", "no:qpsmtpd", "-p", "qpsmtpd.testing.pytest_plugin"]
+    return subprocess.run([*command, *plugin, path.name], cwd=path.parent, capture_output=True, text=True, check=False)
+
+
+def test_the_fixtures_shown_work(tmp_path):
+    code, output = shown("testing.md", "fixtures")
+    (tmp_path / "test_mine.py").write_text(code)
+    done = run_pytest(tmp_path / "test_mine.py")
+    assert done.returncode == 0, done.stdout
+    assert output.splitlines()[1] in done.stdout
+
+
+def test_the_parser_shown_fails_as_is_shown(tmp_path):
+    code, output = shown("testing.md", "wrong")
+    (tmp_path / "test_wrong.py").write_text(code)
+    said = re.sub(r"^E +", "", run_pytest(tmp_path / "test_wrong.py").stdout, flags=re.MULTILINE)
+    error, failing, *value = output.splitlines()
+    assert f"{error}\n{failing}\n" in said
+    smallest = r"mailbox=Mailbox\(\s*'@',\s*'0'"  # hypothesis adds a comment or not
+    assert re.search(smallest, "".join(value))
+    assert re.search(smallest, said)
+
+
+def test_the_smuggling_dialogue_shown_is_the_one_that_is_made():
+    code, output = shown("testing.md", "smuggling")
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == output
+
+
+def test_the_notebook_says_what_is_shown():
+    output = subprocess.run(
+        [sys.executable, str(DOCS.parent / "examples" / "in_memory.py")], capture_output=True, text=True, check=True
+    ).stdout
+    assert "".join(f"    {line}\n" for line in output.splitlines()) in (DOCS / "embedding.md").read_text("utf-8")
+
+
+def test_every_example_is_in_the_page_of_embedding():
+    page = (DOCS / "embedding.md").read_text("utf-8")
+    assert all(f"(../examples/{path.name})" in page for path in (DOCS.parent / "examples").glob("*.py"))
+
+
+def test_every_strategy_is_in_the_page_of_testing():
+    from qpsmtpd.testing import strategies
+
+    page = (DOCS / "testing.md").read_text("utf-8")
+    assert not [name for name in strategies.__all__ if f"`{name}" not in page and name not in page]

@@ -1,6 +1,5 @@
 """A driver for `Server` that keeps everything, and the inputs that several tests share."""
 
-import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping
 
@@ -182,18 +181,10 @@ def respond(name: str, answer: Answer, *reply: object) -> Callable[[Server, Hook
     return answers
 
 
-def cut(data: bytes, cuts: Iterable[int]) -> list[bytes]:
-    """The data in pieces, cut at these places."""
-    places = sorted({place % (len(data) + 1) for place in cuts} | {0, len(data)})
-    return [data[start:stop] for start, stop in itertools.pairwise(places)]
-
-
 def singly(data: bytes) -> list[bytes]:
     """The data byte by byte."""
     return [data[n : n + 1] for n in range(len(data))]
 
-
-CUTS = st.lists(st.integers(0, 10_000), max_size=8)
 
 LINES = st.sampled_from(
     [

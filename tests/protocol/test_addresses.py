@@ -7,20 +7,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qpsmtpd.protocol import NULL_PATH, Mailbox, SyntaxProblem, parse_path
-
-ATOMS = st.text("abcXYZ019!#$%&'*+-/=?^_`{|}~üé漢", min_size=1, max_size=8)
-DOT_STRINGS = st.lists(ATOMS, min_size=1, max_size=3).map(".".join)
-QUOTED = st.text(
-    st.characters(min_codepoint=32, max_codepoint=126) | st.characters(min_codepoint=0xA0, exclude_categories=["Cs"]),
-    max_size=12,
-)
-LABELS = st.from_regex(r"[a-z0-9ü]([a-z0-9ü-]{0,6}[a-z0-9ü])?", fullmatch=True)
-DOMAINS = st.lists(LABELS, min_size=1, max_size=4).map(".".join)
-LITERALS = st.ip_addresses(v=4).map(lambda ip: f"[{ip}]") | st.ip_addresses(v=6).map(lambda ip: f"[IPv6:{ip}]")
-MAILBOXES = st.builds(Mailbox, DOT_STRINGS | QUOTED, DOMAINS | LITERALS)
+from qpsmtpd.testing.strategies import hostile_paths, mailboxes, nearly_valid_paths
 
 
-@given(MAILBOXES)
+@given(mailboxes(utf8=True))
 @example(Mailbox("a\N{NO-BREAK SPACE}b", "example.org"))
 @example(Mailbox('"\\', "example.org"))
 @example(Mailbox("", "example.org"))
@@ -29,34 +19,7 @@ def test_what_is_printed_is_read_again(mailbox):
     assert parse_path(str(mailbox)) == mailbox
 
 
-PIECES = st.sampled_from(
-    [
-        "<",
-        ">",
-        "@",
-        '"',
-        "\\",
-        ".",
-        " ",
-        ",",
-        ":",
-        "[",
-        "]",
-        "IPv6:",
-        "::1",
-        "%eth0",
-        "1.2.3.4",
-        "a",
-        "-",
-        "\udcff",
-        "\x7f",
-    ]
-)
-
-
-@given(
-    st.text(max_size=20) | st.lists(PIECES).map("".join) | st.lists(PIECES).map(lambda pieces: f"<{''.join(pieces)}>")
-)
+@given(st.text(max_size=20) | hostile_paths() | nearly_valid_paths())
 def test_any_text_gives_a_mailbox_or_a_problem(text):
     mailbox = parse_path(text)
     assert isinstance(mailbox, Mailbox | SyntaxProblem)

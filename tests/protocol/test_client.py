@@ -7,7 +7,7 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.protocol.conftest import AUTH_HOOKS, CUTS, cut, singly
+from tests.protocol.conftest import AUTH_HOOKS, singly
 from tests.protocol.conftest import Driver as ServerDriver
 
 from qpsmtpd.protocol import (
@@ -47,6 +47,7 @@ from qpsmtpd.protocol.outgoing import (
     TlsUse,
 )
 from qpsmtpd.protocol.sasl import Login
+from qpsmtpd.testing.strategies import cut, cuts
 
 SECURITY = Security("TLSv1.3", "TLS_AES_256_GCM_SHA384")
 SENDER = Mailbox("sender", "example.org")
@@ -1224,7 +1225,7 @@ def test_a_bare_line_end_found_too_late_ends_the_connection_behind_data():
     assert [result.permanent for result in results(events)] == [True, False]
 
 
-@given(st.lists(st.sampled_from([b"a", b"\r", b"\n", b"\r\n", b"."]), max_size=12), CUTS)
+@given(st.lists(st.sampled_from([b"a", b"\r", b"\n", b"\r\n", b"."]), max_size=12), cuts())
 @settings(max_examples=60)
 def test_line_endings_are_made_crlf_where_that_is_asked_for(parts, cuts):
     content = b"".join(parts)
@@ -1604,7 +1605,9 @@ MAILBOXES = st.builds(
 )
 SIZES = st.lists(st.integers(1, 60) | st.just(100_000), min_size=1, max_size=6)
 MESSAGES = st.lists(
-    st.tuples(MAILBOXES | st.just(NULL_PATH), st.lists(MAILBOXES, min_size=1, max_size=5), CONTENTS, CUTS | st.none()),
+    st.tuples(
+        MAILBOXES | st.just(NULL_PATH), st.lists(MAILBOXES, min_size=1, max_size=5), CONTENTS, cuts() | st.none()
+    ),
     min_size=1,
     max_size=3,
 )

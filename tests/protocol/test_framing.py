@@ -5,9 +5,10 @@ import itertools
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tests.protocol.conftest import CUTS, cut, singly
+from tests.protocol.conftest import singly
 
 from qpsmtpd.protocol.framing import ContentReader, HeaderSplitter, LineEndings, Mark
+from qpsmtpd.testing.strategies import cut, cuts
 
 STRICT, NORMALIZE = LineEndings.STRICT, LineEndings.NORMALIZE
 CRLF = b"\r\n"
@@ -75,7 +76,7 @@ ADVERSARIAL = st.lists(
 ).map(b"".join)
 
 
-@given(LINES_OF_CONTENT, CUTS)
+@given(LINES_OF_CONTENT, cuts())
 def test_content_in_is_content_out(lines, cuts):
     content = b"".join(line + CRLF for line in lines)
     data = stuff(content) + b"NOOP\r\n"
@@ -103,7 +104,7 @@ def test_longer_content_is_read_as_the_reference_reads_it_whole_and_byte_by_byte
         assert read(singly(data), None, line_endings) == expected, data
 
 
-@given(ADVERSARIAL, CUTS, st.none() | st.integers(0, 12), st.sampled_from(LineEndings))
+@given(ADVERSARIAL, cuts(), st.none() | st.integers(0, 12), st.sampled_from(LineEndings))
 @example(b"x\r\ny\r\n.\r\n", [], 2, STRICT)  # the limit falls between a line end's octets
 @example(b"xx\n.\nx\r\n.\r\n", [1, 2, 3], 1, NORMALIZE)
 @settings(max_examples=400)
@@ -147,7 +148,7 @@ def test_a_discarding_reader_gives_nothing_and_finds_the_end():
     assert buffer == b"QUIT"
 
 
-@given(st.binary(max_size=40), CUTS)
+@given(st.binary(max_size=40), cuts())
 def test_a_reader_keeps_at_most_two_octets_back(data, cuts):
     reader, buffer = ContentReader(None), bytearray()
     for chunk in cut(data.replace(b"\r\n.\r\n", b""), cuts):

@@ -8,24 +8,13 @@ from hypothesis import strategies as st
 
 from qpsmtpd.protocol import Reply, parse_reply
 from qpsmtpd.protocol.replies import LINE_LIMIT
+from qpsmtpd.testing.strategies import replies
 
 CODES = st.integers(200, 599)
-CLEAN_LINES = st.text(
-    st.characters(min_codepoint=32, exclude_categories=["C", "Z"]) | st.just(" "), max_size=80
-).filter(lambda line: line[:1] not in "245")
-CLEAN_TEXTS = st.lists(CLEAN_LINES, min_size=1, max_size=4).map("\n".join)
 TEXTS = st.text(max_size=80) | st.text(st.sampled_from("\r\n\t\x00\x1b\x85\u2028\ud800a. 2457ü漢😀"), max_size=2000)
 
 
-@st.composite
-def clean_replies(draw):
-    code = draw(CODES)
-    status = st.builds("{}.{}.{}".format, st.just(code // 100), st.integers(0, 999), st.integers(0, 999))
-    enhanced = draw(st.none() | status) if code // 100 in (2, 4, 5) else None
-    return Reply(code, enhanced, draw(CLEAN_TEXTS))
-
-
-@given(clean_replies())
+@given(replies())
 def test_what_is_printed_is_read_again(reply):
     assert parse_reply(reply.encode(utf8=True)) == reply
 

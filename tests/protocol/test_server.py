@@ -10,7 +10,6 @@ from tests.protocol.conftest import (
     ANSWERS,
     ASKED,
     BODY,
-    CUTS,
     DATA,
     EHLO,
     LINES,
@@ -21,7 +20,6 @@ from tests.protocol.conftest import (
     STREAMS,
     TRANSACTION,
     Driver,
-    cut,
     plugins,
     respond,
     singly,
@@ -46,6 +44,7 @@ from qpsmtpd.protocol import (
     Server,
     hooks,
 )
+from qpsmtpd.testing.strategies import cut, cuts
 
 NOOP = b"NOOP\r\n"
 RSET = b"RSET\r\n"
@@ -57,7 +56,7 @@ NEVER_DONE = [answer for answer in ANSWERS if answer is not DONE]
 # Properties
 
 
-@given(plugins(), STREAMS, CUTS, st.booleans(), st.sampled_from(LineEndings))
+@given(plugins(), STREAMS, cuts(), st.booleans(), st.sampled_from(LineEndings))
 @settings(max_examples=300)
 def test_cutting_the_stream_never_changes_replies_or_events(plugin, data, cuts, small, line_endings):
     asked, settle = plugin
@@ -79,7 +78,7 @@ def test_cutting_the_stream_never_changes_replies_or_events(plugin, data, cuts, 
     assert whole[2]
 
 
-@given(plugins(), STREAMS, CUTS)
+@given(plugins(), STREAMS, cuts())
 def test_whatever_a_client_sends_replies_are_well_formed_lines_without_control_characters(plugin, data, cuts):
     asked, settle = plugin
     driver = Driver(*cut(data, cuts), asked=asked, answers=settle())

@@ -23,7 +23,7 @@ import pytest
 from hypothesis import note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from tests.protocol.conftest import CUTS, cut, singly
+from tests.protocol.conftest import singly
 
 from qpsmtpd import (
     DECLINED,
@@ -40,6 +40,7 @@ from qpsmtpd import (
 from qpsmtpd.protocol import FAILED, VERDICTS, Mailbox, ReturnCode, hooks
 from qpsmtpd.session.effects import Await, CallBlocking
 from qpsmtpd.testing import CLIENT, Client, Kit
+from qpsmtpd.testing.strategies import cut, cuts
 
 HOST = "mx.example.test"
 REFUSALS = {DENY, DENYSOFT, DENY_DISCONNECT, DENYSOFT_DISCONNECT}
@@ -1040,7 +1041,7 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.play = None
 
-    @initialize(plans=PLUGIN_LISTS, cuts=CUTS)
+    @initialize(plans=PLUGIN_LISTS, cuts=cuts())
     def connects(self, plans, cuts):
         self.play, self.cuts = Play(plans, tell=note), cuts
         self.play.connect()
