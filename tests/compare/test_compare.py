@@ -225,8 +225,8 @@ def test_a_discreet_report_names_no_dialogue(toy, maildir, tmp_path, capsys):
     assert "lf-dot" not in json.dumps(report) + page.read_text() + capsys.readouterr().out
 
 
-def test_mail_that_was_there_before_is_not_counted(toy, maildir, tmp_path):
-    (maildir / "new" / "old").write_bytes(b"Subject: outer\n\nold\n")
+def test_mail_that_was_there_before_is_not_even_opened(toy, maildir, tmp_path):
+    (maildir / "new" / "old").mkdir()  # to open it as a file fails
     _, report = compared(tmp_path, f"toy={toy(Toy)},maildir={maildir}", "--only", "plain")
     assert report["cases"][0]["outcomes"]["toy"]["framing"] == "1 message"
 
@@ -262,6 +262,13 @@ def test_a_case_marks_all_of_its_messages(case):
     assert b"%(" not in dialogue
     if b"DATA" in dialogue and case.name != "content-empty":
         assert token in dialogue
+
+
+def test_our_core_takes_nothing_for_an_end_that_is_none(toy, maildir, tmp_path):
+    where = f"toy={toy(Strict)},maildir={maildir}"
+    _, report = compared(tmp_path, where, "--only", "smuggling/*", "--probes", "0", "--settle", "0.02")
+    for name in ("qpsmtpd", "qpsmtpd-normalize"):
+        assert [case["name"] for case in report["cases"] if case["outcomes"][name]["smuggled"]] == []
 
 
 def test_generated_cases_depend_on_the_seed_alone_and_hold_no_end_mark():

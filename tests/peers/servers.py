@@ -371,6 +371,8 @@ def opensmtpd(sink):
     if not Path(command).exists():
         raise MissingError("opensmtpd is not unpacked")
     need_root("opensmtpd")
+    if answers("/var/run/smtpd.sock", b""):
+        raise MissingError("another OpenSMTPD runs here, and it has one control socket")
     for user in ("opensmtpd", "opensmtpq"):
         try:
             pwd.getpwnam(user)
