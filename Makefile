@@ -24,7 +24,7 @@ types: .venv/ready
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 unit: .venv/ready
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest
 
 docs: .venv/ready
 	$(BIN)/python docs/generate.py
