@@ -67,7 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--settle", type=float, default=0.5, metavar="SECONDS", help="how long a sink is without news until it is read"
     )
-    parser.add_argument("--delivery", type=float, default=30.0, metavar="SECONDS", help="how long a delivery may take")
+    parser.add_argument(
+        "--delivery", type=float, default=30.0, metavar="SECONDS", help="how long a delivery may take, or a greeting"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report for programs")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the report as one page")
     parser.add_argument("--discreet", action="store_true", help="report that servers differ, and not by which octets")

@@ -93,13 +93,17 @@ def _not_offered(outcome: Outcome) -> bool:
     return outcome.conversation.ending is Ending.NOT_OFFERED
 
 
+_ENDED = (Ending.CLOSED, Ending.RESET)
+"""A server that closes before it has read all resets, or does not, as the network has it."""
+
+
 def replies(outcome: Outcome) -> str | None:
     """The classes of the replies, and how the conversation ended if the server has not just closed it; None as above."""
     if _not_offered(outcome):
         return None
     classes = " ".join(f"{code // 100 or '?'}" for code in outcome.conversation.codes)
-    ending = outcome.conversation.ending.value
-    return classes if ending == "closed" else f"{classes} ({ending})".lstrip()
+    ending = outcome.conversation.ending
+    return classes if ending in _ENDED else f"{classes} ({ending.value})".lstrip()
 
 
 def same(kind: str, outcome: Outcome, reference: Outcome) -> bool | None:

@@ -43,13 +43,13 @@ class Timing:
     """How long to wait, in seconds."""
 
     patience: float = 5.0
-    """For a reply."""
+    """For a reply, except the greeting."""
 
     settle: float = 0.5
     """Without a new message, until a sink counts as quiet."""
 
     delivery: float = 30.0
-    """For the last message to arrive."""
+    """For the last message to arrive, and for a greeting (RFC 5321 section 4.5.3.2.1 has five minutes)."""
 
     @property
     def quiet(self) -> float:
@@ -212,12 +212,14 @@ class _SocketWire:
         except TimeoutError:
             return b"", Ending.SILENT
         except OSError:
-            return self._read(wait_for_end=True, several=True)
-        return self._read(wait_for_end=last, several=data.count(b"\n") + data.count(b"\r") > 2)
+            return self._read(self._timing.patience, wait_for_end=True, several=True)
+        # Before it greets a server may look up who has connected, and the more so where there is no DNS.
+        patience = self._timing.patience if data else self._timing.delivery
+        return self._read(patience, wait_for_end=last, several=data.count(b"\n") + data.count(b"\r") > 2)
 
-    def _read(self, *, wait_for_end: bool, several: bool) -> tuple[bytes, Ending | None]:
+    def _read(self, patience: float, *, wait_for_end: bool, several: bool) -> tuple[bytes, Ending | None]:
         said = b""
-        deadline = time.monotonic() + self._timing.patience
+        deadline = time.monotonic() + patience
         while True:
             whole = complete(said) and not wait_for_end
             if whole and not several:
