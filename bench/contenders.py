@@ -121,7 +121,6 @@ SERVERS: Mapping[str, Callable[[Setup], list[str]]] = {
     "trio": partial(qpsmtpd, backend="trio"),
     "anyio": partial(qpsmtpd, backend="anyio"),
     "blocking": partial(qpsmtpd, backend="blocking"),
-    "recorded": recorded,
     "aiosmtpd": aiosmtpd,
     "smtp-sink": smtp_sink,
     "smtp-server": smtp_server,

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-from contenders import OURS, SERVERS, Kind, Running, Setup, with_workers
+from contenders import OURS, SERVERS, Kind, Running, Setup, recorded, with_workers
 from processes import GENERATOR, HERE, on_cpu, two_cpus
 
 SMALL = ("--size", "1024", "--connections", "20")
@@ -19,6 +19,7 @@ MEGABYTE = 1_000_000
 IDLE_CONNECTIONS = 2000
 WARM_UP = {"smtp-server": 10_000}
 """Messages before anything counts, where 400 are too few: V8 compiles what has run for a while."""
+WITH_RECORDED = (*SERVERS, "recorded")
 WORKERS = {f"{number} workers" if number > 1 else "1 worker": number for number in (1, 2)}
 
 
@@ -52,9 +53,9 @@ class Workload:
 # In this order, and those that want no fresh servers share one: a large message that came
 # earlier would have grown the heap, and hidden what allocation costs.
 WORKLOADS: Mapping[str, Workload] = {
-    "W1": Workload("1 KiB, a connection a message", (*SMALL, "--messages", "1")),
-    "W2": Workload("1 KiB, 100 messages a connection", (*SMALL, "--messages", "100")),
-    "W3": Workload("as W2, pipelined", (*SMALL, "--pipeline")),
+    "W1": Workload("1 KiB, a connection a message", (*SMALL, "--messages", "1"), servers=WITH_RECORDED),
+    "W2": Workload("1 KiB, 100 messages a connection", (*SMALL, "--messages", "100"), servers=WITH_RECORDED),
+    "W3": Workload("as W2, pipelined", (*SMALL, "--pipeline"), servers=WITH_RECORDED),
     "W3F": Workload("as W3, addresses new in every message", (*SMALL, "--pipeline", "--fresh")),
     "W6": Workload("as W3, 50 recipients", (*SMALL, "--pipeline", "--recipients", "50")),
     "W4": Workload("as W3, 10 KiB", ("--size", "10240", "--connections", "20", "--pipeline"), size=10240),
@@ -83,7 +84,7 @@ WORKLOADS: Mapping[str, Workload] = {
         (*SMALL, "--messages", "100"),
         Unit.RATE,
         Kind.MAILDIR,
-        (*OURS, "aiosmtpd"),
+        (*OURS, "recorded", "aiosmtpd"),
         fresh=True,
     ),
     "W9": Workload(
@@ -93,6 +94,7 @@ WORKLOADS: Mapping[str, Workload] = {
 
 COMMANDS: Mapping[str, Callable[[Setup], list[str]]] = {
     **SERVERS,
+    "recorded": recorded,
     **{name: partial(with_workers, workers=number) for name, number in WORKERS.items()},
 }
 """All that can be started, by name."""

@@ -16,7 +16,7 @@ import pytest
 from qpsmtpd import store
 from qpsmtpd.config import Config, ConfigError
 from qpsmtpd.site import Site
-from qpsmtpd.store import Redis, Sqlite, Store, StoreError
+from qpsmtpd.store import Overlay, Redis, Sqlite, Store, StoreError
 from qpsmtpd.testing.memory import Clock
 
 DAY = 86400
@@ -379,3 +379,20 @@ def test_the_library_for_redis_may_be_missing(site, monkeypatch):
 def test_a_section_has_no_colon(path, clock):
     with pytest.raises(ValueError, match="colon"):
         Store(Sqlite(str(path), clock.wall), "one:two")
+
+
+def test_an_overlay_reads_what_is_below_and_leaves_it_alone(path, clock):
+    below = Sqlite(str(path), clock.wall)
+    for key in (b"test:kept", b"test:changed", b"test:removed"):
+        below.put(key, b"1", DAY)
+    entries = Store(Overlay(below), "test")
+    entries.put("new", b"new", DAY)
+    entries.delete("removed")
+    assert entries.update("changed", lambda old: (old + b"2", "result"), DAY) == "result"
+    assert entries.update("kept", lambda old: (None, old), DAY) == b"1"
+    assert [entries.add("counter", 2, DAY) for _ in range(2)] == [2, 4]
+    assert entries.add("kept", 5, DAY) == 6
+    assert [entries.get(key) for key in ("kept", "changed", "removed", "new")] == [b"6", b"12", None, b"new"]
+    assert dict(entries.items()) == {"kept": b"6", "changed": b"12", "new": b"new", "counter": b"4"}
+    assert dict(entries.items("k")) == {"kept": b"6"}
+    assert dict(below.items(b"test:")) == {b"test:kept": b"1", b"test:changed": b"1", b"test:removed": b"1"}

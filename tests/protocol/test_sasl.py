@@ -28,6 +28,7 @@ from qpsmtpd.protocol.sasl import (
     VerifierFor,
     choose,
     cram_md5,
+    decode_base64,
     saslprep,
 )
 
@@ -863,3 +864,14 @@ def test_nothing_is_chosen_that_was_not_offered_or_that_shows_a_secret(offered, 
     assert chosen is None or chosen in offered & set(CLIENT_MECHANISMS)
     assert encrypted or chosen not in ("PLAIN", "LOGIN", "OAUTHBEARER", "XOAUTH2")
     assert bound or chosen != "SCRAM-SHA-256-PLUS"
+
+
+@pytest.mark.parametrize("text", [b"AAAA====", b"AA==AAAA", b"A", b"AAA", b"AA=", b"=", b"A A=", b"AAA\n", b"AAA-"])
+def test_what_is_no_base64_is_refused(text):
+    with pytest.raises(ValueError, match="base64"):
+        decode_base64(text)
+
+
+@given(st.binary(max_size=40))
+def test_base64_is_read_as_it_was_written(octets):
+    assert decode_base64(b64encode(octets)) == octets

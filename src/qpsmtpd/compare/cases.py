@@ -43,7 +43,7 @@ class Case:
 
     @property
     def is_control(self) -> bool:
-        """Whether two messages are what everybody should see."""
+        """Whether this holds a true end mark, and two messages are nothing to wonder at."""
         return self.variant is CONTROL
 
     def dialogue(self, token: bytes, recipient: bytes) -> list[bytes]:

@@ -5,7 +5,6 @@ the hooks, the mechanism's own first. What came of it the client is told, and th
 """
 
 import base64
-import binascii
 from collections.abc import Callable, Mapping, Sequence
 
 from qpsmtpd.protocol import hooks
@@ -23,6 +22,7 @@ from qpsmtpd.protocol.sasl import (
     SaslError,
     ScramVerifier,
     VerifierFor,
+    decode_base64,
 )
 from qpsmtpd.protocol.security import NO_BINDINGS
 from qpsmtpd.protocol.verdicts import FAILED, VERDICTS
@@ -191,7 +191,7 @@ class Authenticating(Conversation):
     def _decoded(self, text: bytes) -> bytes | None:
         """Base64 read strictly, `=` for nothing; None if it has been refused."""
         try:
-            return b"" if text == b"=" else binascii.a2b_base64(text, strict_mode=True)
+            return b"" if text == b"=" else decode_base64(text)
         except ValueError:
             self._refuse(_BAD_BASE64)
             return None

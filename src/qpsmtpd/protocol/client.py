@@ -29,7 +29,6 @@ Nothing in here knows sockets, time or randomness.
 """
 
 import base64
-import binascii
 import re
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -54,7 +53,7 @@ from qpsmtpd.protocol.outgoing import (
 )
 from qpsmtpd.protocol.parameters import owner_of
 from qpsmtpd.protocol.replies import Reply, ReplyReader
-from qpsmtpd.protocol.sasl import CLIENT_MECHANISMS, Login, SaslError, choose
+from qpsmtpd.protocol.sasl import CLIENT_MECHANISMS, Login, SaslError, choose, decode_base64
 from qpsmtpd.protocol.security import NO_BINDINGS, Security
 from qpsmtpd.protocol.stuffing import BareLineEnd, chain, cut, stuffed, whole_lines, with_last
 from qpsmtpd.protocol.xclient import XClient, format_xclient
@@ -433,7 +432,7 @@ class Client:
         challenges = 0
         try:
             while (reply := (yield from self._reply(Stage.AUTH, 2, 3))).code // 100 == 3:
-                challenge = binascii.a2b_base64(reply.text.encode("ascii"), strict_mode=True)
+                challenge = decode_base64(reply.text.encode("ascii"))
                 if held is None:
                     held = steps.send(challenge)
                     challenges += 1

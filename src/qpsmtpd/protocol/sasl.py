@@ -39,10 +39,12 @@ __all__ = [
     "VerifierFor",
     "choose",
     "cram_md5",
+    "decode_base64",
     "saslprep",
 ]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # U+0085 ends a line for some who read the name
+_BASE64 = re.compile(rb"[A-Za-z0-9+/]*={0,2}")
 _SCRAM_HASH = "sha256"
 _KEY_LENGTH = 32
 _MADE_UP_ITERATIONS = 4096
@@ -220,6 +222,16 @@ def cram_md5(password: str, ticket: str) -> str:
     return hmac.new(_octets(password), _octets(ticket), hashlib.md5).hexdigest()
 
 
+def decode_base64(text: bytes) -> bytes:
+    """Read base64 strictly (RFC 4648 section 3). Raises ValueError for anything else.
+
+    `strict_mode` alone lets padding pass behind a whole group.
+    """
+    if len(text) % 4 or not _BASE64.fullmatch(text):
+        raise ValueError("not base64")
+    return binascii.a2b_base64(text, strict_mode=True)
+
+
 def _hmac(key: bytes, data: bytes) -> bytes:
     return hmac.digest(key, data, _SCRAM_HASH)
 
@@ -350,8 +362,8 @@ def _escaped(name: str) -> str:
 
 def _decoded(text: str) -> bytes:
     try:
-        return b64decode(text, validate=True)
-    except binascii.Error:
+        return decode_base64(text.encode("utf-8", "surrogatepass"))
+    except ValueError:
         raise SaslError("base64 in a message that is none") from None
 
 

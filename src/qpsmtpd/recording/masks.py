@@ -6,6 +6,8 @@ lines and dots stay where they are. So a masked recording plays as the original 
 
 import re
 
+from qpsmtpd.protocol.sasl import MECHANISMS
+
 __all__ = ["CONTENT", "RESPONSE", "is_auth", "mask_command", "mask_text"]
 
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
@@ -17,18 +19,22 @@ RESPONSE = bytes(65 if octet in _BASE64 else octet if octet in _KEPT else 33 for
 CONTENT = bytes(octet if octet in b"\r\n." else 120 for octet in range(256))
 """For `bytes.translate`: message content. Line ends and dots stay, all else becomes an x."""
 
-_AUTH = re.compile(rb"(?i)auth(?:[^a-z].*)?\Z", re.DOTALL)
-_OPEN = re.compile(rb"(?i)auth +[^ \r\n]*")  # the command and its mechanism
+_AUTH = re.compile(rb"\s*auth", re.IGNORECASE)
+_MECHANISM = re.compile(rb" +([A-Za-z0-9\-]+)(?=[ \r\n])")
 
 
-def is_auth(line: bytes) -> bool:
-    """Whether a line, or the beginning of one, is an AUTH command, or looks like it to somebody."""
+def is_auth(line: bytes | bytearray) -> bool:
+    """Whether a line, or the beginning of one, is an AUTH command, or was meant to be one."""
     return _AUTH.match(line) is not None
 
 
 def mask_command(line: bytes) -> bytes:
-    """An AUTH command without its initial response."""
-    shown = match.end() if (match := _OPEN.match(line)) else 4
+    """An AUTH command without what stands behind the mechanism; or behind the word, if that names none we know."""
+    word = _AUTH.match(line)
+    shown = word.end() if word is not None else 0
+    named = _MECHANISM.match(line, shown)
+    if named is not None and named[1].decode().upper() in MECHANISMS:
+        shown = named.end()
     return line[:shown] + line[shown:].translate(RESPONSE)
 
 

@@ -29,7 +29,6 @@ from qpsmtpd.transports.memory import Link
 
 __all__ = ["Difference", "PlayedSite", "compare", "play", "play_recorded"]
 
-_NOTHING_ASKED = Asked("", (), NOTHING)
 _QUEUED: Result = (OK, ("nothing is queued in a replay",), None)
 
 
@@ -370,13 +369,13 @@ def _shown(said: bytes) -> str:
 
 
 def _compare_hooks(number: int, then: Sequence[Asked], now: Sequence[Asked]) -> Iterator[Difference]:
-    for old, new in zip_longest(then, now):
-        hook = (old or new or _NOTHING_ASKED).hook
-        if old is None or new is None or (old.hook, old.result) != (new.hook, new.result):
-            yield Difference(number, hook, _outcome(old, hook), _outcome(new, hook))
+    for old, new in zip_longest(_outcomes(then), _outcomes(now), fillvalue=("", "not asked")):
+        if old != new:
+            hook = old[0] or new[0]
+            yield Difference(
+                number, hook, *(text if name in ("", hook) else f"{name} {text}" for name, text in (old, new))
+            )
 
 
-def _outcome(asked: Asked | None, hook: str) -> str:
-    if asked is None:
-        return "not asked"
-    return str(asked) if asked.hook == hook else f"{asked.hook} {asked}"
+def _outcomes(asked: Sequence[Asked]) -> list[tuple[str, str]]:
+    return [(each.hook, str(each)) for each in asked]

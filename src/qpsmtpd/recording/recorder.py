@@ -275,7 +275,7 @@ class TapedServer(Server):
             end = recorder.total - len(self._input)
             if self._exchanging:
                 recorder.mask(recorder.taken, end, _no_octets)
-            elif self._wary or line[:1] in b"Aa":
+            elif self._wary or masks.is_auth(line):
                 self._look_at(bytes(line), recorder.taken, end)
             recorder.taken = end
         return line

@@ -27,6 +27,7 @@ from qpsmtpd.protocol import (
 )
 from qpsmtpd.protocol.host import Result
 from qpsmtpd.session.connection import Peer
+from qpsmtpd.session.role import ROLES
 
 __all__ = ["ANSWERS", "NAMES", "VERSION", "Asked", "Call", "Head", "Tape", "Turn", "encode", "read_tapes", "tapes_in"]
 
@@ -233,6 +234,8 @@ def _offered(
 def _head(fields: Fields) -> Head:
     if fields["version"] != VERSION:
         raise ValueError(f"it is of version {fields['version']!r}, and this program reads {VERSION}")
+    if fields["role"] not in ROLES:
+        raise ValueError(f"there is no role {fields['role']!r}")
     return Head(
         id=str(fields["id"]),
         started=float(fields["started"]),
@@ -304,7 +307,7 @@ def tapes_in(source: str, lines: Iterable[str]) -> Iterator[Tape]:
                 raise ValueError("a recording begins with what the session began with")  # noqa: TRY301
             else:
                 turns.append(_turn(fields))
-        except (ValueError, KeyError, TypeError, LookupError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise ConfigError(f"{source}:{number}: this is no line of a recording: {error!r}") from error
     if head is None:
         raise ConfigError(f"{source}: there is no session in it")

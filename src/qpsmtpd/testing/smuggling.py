@@ -5,8 +5,9 @@ message has written commands too, in the name of the first server. Each `Variant
 sequence; `smuggle` writes it into a dialogue that a server splits in two if it is deceived.
 
 A server that keeps to RFC 5321 sees one message in each of these dialogues, or refuses it;
-`CONTROL` alone is two messages for everybody. Behind a command line or a BDAT line that is
-refused it is not laid down where a server finds the next one, so envelopes may differ there.
+`CONTROL` alone is two, for every server that takes commands that follow the content at once.
+Behind a command line or a BDAT line that is refused it is not laid down where a server finds
+the next one, so envelopes may differ there.
 """
 
 import enum
@@ -77,9 +78,7 @@ _DOTS = "RFC 5321 4.5.2"
 _LONG = "RFC 5321 4.5.3.1.6"
 _CHUNKS = "RFC 3030 2"
 
-CONTROL = Variant(
-    "crlf-dot-crlf", Place.CONTENT, b"\r\n.\r\n", _END, "The end mark itself: two messages for everybody."
-)
+CONTROL = Variant("crlf-dot-crlf", Place.CONTENT, b"\r\n.\r\n", _END, "The end mark itself: two messages.")
 """What a test of a tool begins with: if this gives no second message, nothing will."""
 
 
