@@ -15,7 +15,7 @@ from qpsmtpd import __version__, daemon
 from qpsmtpd.certificates import make_self_signed
 from qpsmtpd.config import ConfigError, did_you_mean
 from qpsmtpd.crew import Crew, Post
-from qpsmtpd.loader import add_line, bundled_names, documentation, load
+from qpsmtpd.loader import add_line, bundled_names, documentation, load, name_in, plugin_lines
 from qpsmtpd.logs import LOGERROR
 from qpsmtpd.options import config_of, configured
 from qpsmtpd.passwords import SCHEMES, hash_password, write_entry
@@ -33,6 +33,7 @@ __all__ = ["main"]
 
 TOOLS: Mapping[str, tuple[str, str]] = {
     "compare": ("qpsmtpd.compare.command", "play the same dialogues to several servers, and show where they differ"),
+    "explain": ("qpsmtpd.explain.command", "show why a session went as it did, or how one would go, plugin by plugin"),
     "replay": ("qpsmtpd.recording.command", "play recorded sessions again, and show what differs"),
 }
 """Commands of the tools for research: a module that has `add_arguments(parser)`, and what the command does.
@@ -398,7 +399,7 @@ def _run_plugin(name: str, words: list[str], commands: Iterable[str]) -> int:
     """Run the command line of a plugin. Raises ConfigError if there is none."""
     options, words = configured().parse_known_args(words)
     site = Site(config_of(options))
-    line = next((line for line in site.settings.lines("plugins") if _name_in(line.text) == name), None)
+    line = next((line for line in plugin_lines(site.settings) if name_in(line.text) == name), None)
     if line is None:
         hint = did_you_mean(name, commands) or "; commands of plugins are there when the plugins are in config/plugins"
         raise ConfigError(f"there is no command {name!r}{hint}")
@@ -419,14 +420,9 @@ def _run_plugin(name: str, words: list[str], commands: Iterable[str]) -> int:
     return 0
 
 
-def _name_in(line: str) -> str:
-    """The plugin that a line of `config/plugins` names."""
-    return line.split(maxsplit=1)[0].partition(":")[0]
-
-
 def _list(options: argparse.Namespace) -> int:
     config = config_of(options)
-    loaded = {_name_in(line) for line in config.values("plugins") + config.values("logging")}
+    loaded = {name_in(line) for line in config.values("plugins") + config.values("logging")}
     names = bundled_names()
     for name in [*names, *sorted(loaded.difference(names))]:
         doc = documentation(config, name).partition("\n")[0]

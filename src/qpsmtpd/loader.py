@@ -15,7 +15,7 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
@@ -25,7 +25,19 @@ from qpsmtpd.plugin import Plugin, check_signature, hook_method, where
 from qpsmtpd.protocol import hooks
 from qpsmtpd.site import Entry, Kind, Site
 
-__all__ = ["ALIASES", "BUNDLED", "INSTEAD", "add", "add_line", "bundled_names", "documentation", "find_plugin", "load"]
+__all__ = [
+    "ALIASES",
+    "BUNDLED",
+    "INSTEAD",
+    "add",
+    "add_line",
+    "bundled_names",
+    "documentation",
+    "find_plugin",
+    "load",
+    "name_in",
+    "plugin_lines",
+]
 
 BUNDLED = Path(__file__).parent / "plugins"
 """The plugins that come with this package."""
@@ -68,15 +80,28 @@ _PLAIN_ONLY = frozenset({"config", "user_config", "logging", "post-fork"})  # as
 _METHODS: Mapping[str, str] = {hook_method(name): name for name in hooks.HOOKS}
 
 
-def load(site: Site) -> None:
-    """Load the plugins of a site: first those of `config/logging`, then those of `config/plugins`.
+def load(site: Site, lines: Iterable[Line] | None = None) -> None:
+    """Load the plugins of a site: first those of `config/logging`, then those of `config/plugins`, or of `lines`.
 
     Raises ConfigError.
     """
     site.current_settings()
-    for setting in ("logging", "plugins"):
-        for line in _lines(site.settings, setting):
-            add_line(site, line)
+    logging = plugin_lines(site.settings, "logging")
+    for line in (*logging, *(plugin_lines(site.settings) if lines is None else lines)):
+        add_line(site, line)
+
+
+def plugin_lines(config: Config, setting: str = "plugins") -> tuple[Line, ...]:
+    """The lines of a list of plugins."""
+    place = config.directory / setting if config.directory else Path(f"(built-in {setting})")
+    return config.lines(setting) or tuple(
+        Line(text, place, number) for number, text in enumerate(config.values(setting), 1)
+    )
+
+
+def name_in(line: str) -> str:
+    """The plugin that a line of a list of plugins names."""
+    return line.split(maxsplit=1)[0].partition(":")[0]
 
 
 def add_line(site: Site, line: Line) -> None:
@@ -182,14 +207,6 @@ def documentation(config: Config, name: str) -> str:
 
 def _docstring(path: Path) -> str:
     return ast.get_docstring(ast.parse(path.read_bytes())) or ""
-
-
-def _lines(config: Config, setting: str) -> Iterator[Line]:
-    lines = config.lines(setting)
-    if not lines:
-        place = config.directory / setting if config.directory else Path(f"(built-in {setting})")
-        lines = tuple(Line(text, place, number) for number, text in enumerate(config.values(setting), 1))
-    yield from lines
 
 
 def _place(error: BaseException) -> str:

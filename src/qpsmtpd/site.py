@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from qpsmtpd.census import Census
 from qpsmtpd.config import Config, ConfigError, did_you_mean
-from qpsmtpd.logs import LOGDEBUG, LOGERROR, LOGWARN, log_level, message, write_stderr
+from qpsmtpd.logs import LOGDEBUG, LOGERROR, LOGINFO, LOGWARN, log_level, message, write_stderr
 from qpsmtpd.networks import Network, parse_network
 from qpsmtpd.protocol import DECLINED, DEFAULT_EXTENSIONS, OK, Extension, Limits, LineEndings, Mailbox, ReturnCode
 from qpsmtpd.resolver import NameServer, Resolver, SystemResolver, parse_name_server
@@ -154,6 +154,8 @@ class Site:
         self.settings = settings
         settings.on_error = self._complain
         self.clock = clock
+        self.stopwatch = clock
+        """Gives seconds, for how long hooks take."""
         self.wall = wall
         self.rng = rng or random.SystemRandom()
         self.secret = self.rng.getrandbits(256).to_bytes(32)
@@ -195,7 +197,8 @@ class Site:
         self._set_verbosity()
 
     def _set_verbosity(self) -> None:
-        self.verbosity = LOGDEBUG if "logging" in self._chains else self._level
+        least = LOGINFO if self.rehearsal else 0  # whoever wants to know what would be wants to know why
+        self.verbosity = LOGDEBUG if "logging" in self._chains else max(self._level, least)
 
     # What plugins use
 

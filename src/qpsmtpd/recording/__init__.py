@@ -1,10 +1,12 @@
 """Sessions recorded as they went, and played again: with what plugins answered then, or with those of today.
 
-`tape` is the format, `recorder` writes it while a server runs, `player` plays it.
+`tape` is the format, `recorder` writes it while a server runs, `rehearsal` is for sessions that are to have no
+effect, `player` plays recordings.
 """
 
 from qpsmtpd.recording.player import Difference, PlayedSite, compare, play, play_recorded
 from qpsmtpd.recording.recorder import RecordedSession, RecordingSite, in_directory
+from qpsmtpd.recording.rehearsal import RehearsalSession, RehearsalSite
 from qpsmtpd.recording.tape import Asked, Call, Head, Tape, Turn, read_tapes
 
 __all__ = [
@@ -15,6 +17,8 @@ __all__ = [
     "PlayedSite",
     "RecordedSession",
     "RecordingSite",
+    "RehearsalSession",
+    "RehearsalSite",
     "Tape",
     "Turn",
     "compare",

@@ -9,18 +9,19 @@ What is played is recorded too, so that two recordings are compared.
 
 import random
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import zip_longest
 from typing import Any
 
 from qpsmtpd.config import Config
-from qpsmtpd.protocol import OK, Extension, Hook, Reply, hooks
+from qpsmtpd.protocol import Extension, Hook, Reply, hooks
 from qpsmtpd.protocol.host import NOTHING, HangUp, Result
 from qpsmtpd.protocol.sasl import Credentials, Exchange, Mechanism, Outcome, SaslError, Steps, VerifierFor
-from qpsmtpd.recording.recorder import RecordedSession, RecordingSite, TapedServer
-from qpsmtpd.recording.tape import Asked, Tape, Turn, tapes_in
+from qpsmtpd.recording.recorder import TapedServer
+from qpsmtpd.recording.rehearsal import QUEUED, RehearsalSession, RehearsalSite
+from qpsmtpd.recording.tape import Asked, Tape, Turn
 from qpsmtpd.resolver import DnsError, Resolver
 from qpsmtpd.session.effects import Effect, Pause
 from qpsmtpd.session.role import ROLES, Role
@@ -28,8 +29,6 @@ from qpsmtpd.site import Settings, Site
 from qpsmtpd.transports.memory import Link
 
 __all__ = ["Difference", "PlayedSite", "compare", "play", "play_recorded"]
-
-_QUEUED: Result = (OK, ("nothing is queued in a replay",), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +139,7 @@ def _as_recorded(steps: Sequence[tuple[str, str]], exchange: Exchange) -> Steps:
     raise SaslError("as recorded", malformed=bool(steps) and steps[-1][0] == "malformed")
 
 
-class PlayedSession(RecordedSession):
+class PlayedSession(RehearsalSession):
     """A recorded session on its second way; its site is a `PlayedSite`."""
 
     _server_type = _PlayedServer
@@ -176,18 +175,10 @@ class PlayedSession(RecordedSession):
         return refusal if self._plugins_answer else self._script.tape.head.refusal
 
     def ask(self, hook: Hook) -> Generator[Effect, object, Result]:
-        if self._plugins_answer and not (hook.name.startswith("auth") or hook.name == "queue"):
+        name = hook.name
+        if self._plugins_answer and not (name.startswith("auth") or name == "queue"):
             return super().ask(hook)
-        self._own_reply = None
-        return self._recorded(hook.name, self._result(hook))
-
-    def _result(self, hook: Hook) -> Generator[Effect, object, Result]:
-        if self._chore is not None or self._leaving:
-            yield from self._do_chore()
-        result = self._script.result(hook.name)
-        if result is None:
-            return _QUEUED if hook.name == "queue" else NOTHING
-        return result
+        return self._say(name, self._script.result(name) or (QUEUED if name == "queue" else NOTHING))
 
     def receive(self) -> Generator[Effect, object, None]:
         turn = self._script.turn
@@ -222,10 +213,6 @@ class PlayedSession(RecordedSession):
             return False
         self._secure(security)
         return True
-
-
-def _unwritten(line: str) -> None:
-    """Take a line of the log."""
 
 
 def _played(site: Site) -> "PlayedSite":
@@ -265,22 +252,17 @@ class _RecordedNames(Resolver):
         return found
 
 
-class PlayedSite(RecordingSite):
+class PlayedSite(RehearsalSite):
     """A site for one recorded session. With plugins loaded these answer; else all is answered as it was."""
 
     session_type = PlayedSession
-    rehearsal = True
 
     def __init__(self, tape: Tape, settings: Config | None = None, **options: Any) -> None:
         """`settings` are those of today, whose plugins are to answer; without them nothing is as of today."""
         self.script = _Script(tape)
         self.plugins_answer = settings is not None
-        self.lines: list[str] = []
-        """What is recorded of the replay."""
-        options.setdefault("write", _unwritten)
         super().__init__(
             settings or Config(None, {"plugins": ()}),
-            self._take_lines,
             clock=lambda: self.script.turn.at,
             wall=lambda: tape.head.started + self.script.turn.at,
             rng=_RecordedDraws(self.script),
@@ -293,7 +275,6 @@ class PlayedSite(RecordingSite):
 
     def read_settings(self) -> Settings:  # noqa: D102 - as in the base class
         settings, head = super().read_settings(), self.script.tape.head
-        settings = replace(settings, proxy_networks=())
         if self.plugins_answer:
             return settings
         return replace(
@@ -305,10 +286,6 @@ class PlayedSite(RecordingSite):
             line_endings=head.line_endings,
             auth_in_clear=head.auth_in_clear,
         )
-
-    def _take_lines(self, site: Site, identity: str) -> Callable[[str], object]:
-        del site, identity
-        return self.lines.append
 
     @property
     def role(self) -> Role:
@@ -351,8 +328,7 @@ def play(site: PlayedSite) -> Tape:
         if turn.eof and not link.closed:
             link.go(b"")
     site.remove_spool_dir()
-    (played,) = tapes_in("the replay", "".join(site.lines).splitlines())
-    return played
+    return site.take_tape()
 
 
 def compare(then: Tape, now: Tape) -> Iterator[Difference]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from qpsmtpd.config import Config
-from qpsmtpd.logs import LOGERROR
+from qpsmtpd.logs import LOGERROR, LOGINFO
 from qpsmtpd.protocol import Answer, Hook, Reply, Security, Server, hooks
 from qpsmtpd.protocol.host import HangUp, Result
 from qpsmtpd.protocol.sasl import Credentials, Exchange, Mechanism, Outcome, SaslError, Steps
@@ -37,6 +37,7 @@ __all__ = ["RecordedSession", "RecordingSite", "TapedServer", "in_directory"]
 _SECRET_TEXTS = hooks.AuthScramSha256.name
 _WITH_SECRETS = hooks.AuthParse.name
 _AT_ONCE = 65_536  # octets that wait in memory before they are written
+_MOST_LOGGED = 8  # messages of a plugin about one hook
 
 
 class _Turn:
@@ -87,6 +88,7 @@ class _Recorder:
         self._lines: list[str] = []
         self._size = 0
         self._calls: list[list[object]] = []  # of the hook that is asked now
+        self._logged: list[tuple[str, str]] = []  # plugin and text, since a plugin has last answered
         self._replaced: list[tuple[bytes, bytes]] = []  # what the server says and is written differently
         self.drains = 0
         """How often the client has been waited for to read in this turn."""
@@ -128,7 +130,18 @@ class _Recorder:
 
     def called(self, plugin: str, answer: Answer, texts: Sequence[str], seconds: float) -> None:
         """Note what a plugin has answered."""
-        self._calls.append([plugin, NAMES[answer], texts, int(seconds * 1e6)])
+        own = [text for name, text in self._logged if name == plugin]
+        self._calls.append([plugin, NAMES[answer], texts, int(seconds * 1e6), *own])
+        self._logged.clear()
+
+    def logged(self, plugin: str, text: str) -> None:
+        """Note what a plugin has written to the log."""
+        if len(self._logged) < _MOST_LOGGED:
+            self._logged.append((plugin, text))
+
+    def nothing_called(self) -> None:
+        """Leave out what a plugin has answered, which is no part of the recording, with what it wrote to the log."""
+        self._logged.clear()
 
     def asked(self, hook: str, result: Result) -> None:
         """Note what a hook has come to."""
@@ -399,7 +412,9 @@ class RecordedSession(Session):
         return result
 
     def _trace(self, hook: str, plugin: str, answer: Answer, texts: Sequence[str], seconds: float) -> None:
-        if hook not in WATCHERS:  # which are asked while another hook is
+        if hook in WATCHERS:  # which are asked while another hook is
+            self._server.recorder.nothing_called()
+        else:
             self._server.recorder.called(plugin, answer, texts, seconds)
 
     def receive(self) -> Generator[Effect, object, None]:  # noqa: D102
@@ -498,6 +513,12 @@ class RecordingSite(Site):
         self.mask_content = mask_content
         self._source, self.rng = self.rng, _Draws(self.rng)
         self._overheard: _Overheard | None = None
+
+    def log(self, level: int, text: str, *, hook: str | None = None, plugin: str = "") -> None:  # noqa: D102
+        session = current_session.get()
+        if plugin and level <= LOGINFO and isinstance(session, RecordedSession):
+            session.recorder.logged(plugin, text)
+        super().log(level, text, hook=hook, plugin=plugin)
 
     @property
     def resolver(self) -> Resolver:  # noqa: D102 - as in the base class

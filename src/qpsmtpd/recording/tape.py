@@ -7,7 +7,7 @@ without a new version; a version says that old ones mean something else.
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from dataclasses import fields as fields_of
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +15,9 @@ from typing import Any, cast
 
 from qpsmtpd.config import ConfigError
 from qpsmtpd.protocol import (
+    DECLINED,
     FAILED,
+    VERDICTS,
     Answer,
     ClientCertificate,
     Extension,
@@ -51,6 +53,8 @@ class Call:
     texts: tuple[str, ...]
     seconds: float
     """How long it took."""
+    logged: tuple[str, ...] = ()
+    """What it wrote to the log meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,30 @@ class Asked:
     hook: str
     calls: tuple[Call, ...]
     result: Result
+
+    @property
+    def decided_by(self) -> str:
+        """The plugin whose answer it is; empty if it is nobody's."""
+        answer = self.result[0]
+        return (
+            self.calls[-1].plugin if answer is not DECLINED and self.calls and self.calls[-1].answer is answer else ""
+        )
+
+    @property
+    def reply(self) -> Reply | None:
+        """What a client is told because of it, if anything; `%s` stands for what the command is about."""
+        answer, texts, own = self.result
+        verdict = VERDICTS[self.hook][answer]
+        if own is not None and verdict.own_reply:
+            return own
+        if verdict.reply is None or not texts or not verdict.plugin_text:
+            return verdict.reply
+        return replace(verdict.reply, text="\n".join(texts))
+
+    @property
+    def refuses(self) -> bool:
+        """Whether a client is told that it does not get what it wants."""
+        return self.reply is not None and self.reply.code >= 400
 
     def __str__(self) -> str:
         """The result, as a table has it."""
@@ -259,8 +287,8 @@ def _asked(fields: Sequence[Any]) -> Asked:
     return Asked(
         str(hook),
         tuple(
-            Call(str(plugin), ANSWERS[given], tuple(map(str, words)), microseconds / 1e6)
-            for plugin, given, words, microseconds in calls
+            Call(str(plugin), ANSWERS[given], tuple(map(str, words)), microseconds / 1e6, tuple(map(str, logged)))
+            for plugin, given, words, microseconds, *logged in calls
         ),
         (ANSWERS[answer], tuple(map(str, texts)), _reply(own)),
     )

@@ -69,7 +69,7 @@ class Chains:
         """The hook that runs now."""
         self._site = site
         self._settings = settings
-        self._clock = site.clock
+        self._stopwatch = site.stopwatch
         self._alone = alone
         self._chains = site.chains
         self._watched = not WATCHERS.isdisjoint(site.wanted)
@@ -88,7 +88,7 @@ class Chains:
         Here, and only here, plugins are called. Whatever one does wrong is logged and becomes
         FAILED, which ends the chain too where a client waits for the reply.
         """
-        name, clock = hook.name, self._clock
+        name, clock = hook.name, self._stopwatch
         arguments = (self.transaction, *hook.arguments)
         most = len(arguments)
         results = (self.transaction if hook.of_transaction else self.connection).notes

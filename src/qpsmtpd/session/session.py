@@ -177,7 +177,7 @@ class Session(Chains, Host):
         settings, peer = self._settings, self.connection.peer
         if not is_listed(peer.remote_ip, settings.proxy_networks):
             return True
-        header, self._early = yield from read_proxy_header(self._clock, settings.handshake_timeout)
+        header, self._early = yield from read_proxy_header(self._site.clock, settings.handshake_timeout)
         if header is None:
             self._log(LOGWARN, f"fail, no PROXY header from {peer.remote_ip}, which is in proxy_networks")
             return False
@@ -279,7 +279,7 @@ class Session(Chains, Host):
 
     def _next_wait(self) -> Receive:
         receive = self._next_content if self._server.in_content else self._next_command
-        left = self._deadline - self._clock()
+        left = self._deadline - self._site.clock()
         self._last_chance = left < receive.timeout
         return Receive(max(left, 0.0)) if self._last_chance else receive
 
@@ -301,8 +301,8 @@ class Session(Chains, Host):
             return False
         channel, early = tls.channel(), self._early
         self._early, self._output = b"", self.data_to_send()  # what is said in clear goes before the handshake
-        seconds = min(self._settings.handshake_timeout, self._deadline - self._clock())
-        failure = yield from shake_hands(channel, early, self._send, self._clock, seconds)
+        seconds = min(self._settings.handshake_timeout, self._deadline - self._site.clock())
+        failure = yield from shake_hands(channel, early, self._send, self._site.clock, seconds)
         if failure is not None:
             self._log(LOGINFO, f"fail, TLS handshake: {failure}")
             self._out_of_tls = True

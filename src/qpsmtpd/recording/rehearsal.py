@@ -1,0 +1,67 @@
+"""Sessions that are only to find out what would be: plugins are asked, nothing is queued, and all is recorded."""
+
+import time
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from typing import Any
+
+from qpsmtpd.config import Config
+from qpsmtpd.protocol import OK, Hook
+from qpsmtpd.protocol.host import Result
+from qpsmtpd.recording.recorder import RecordedSession, RecordingSite
+from qpsmtpd.recording.tape import Tape, tapes_in
+from qpsmtpd.session.effects import Effect
+from qpsmtpd.site import Settings, Site
+
+__all__ = ["QUEUED", "RehearsalSession", "RehearsalSite"]
+
+QUEUED: Result = (OK, ("nothing is queued in a rehearsal",), None)
+"""What is answered in place of the plugins that queue."""
+
+
+class RehearsalSession(RecordedSession):
+    """A session whose messages are not queued; its site is a `RehearsalSite`."""
+
+    def ask(self, hook: Hook) -> Generator[Effect, object, Result]:  # noqa: D102 - as in the base class
+        return self._say(hook.name, QUEUED) if hook.name == "queue" else super().ask(hook)
+
+    def _say(self, hook: str, result: Result) -> Generator[Effect, object, Result]:
+        """Answer a hook without asking anybody."""
+        self._own_reply = None
+        return self._recorded(hook, self._without_asking(result))
+
+    def _without_asking(self, result: Result) -> Generator[Effect, object, Result]:
+        if self._chore is not None or self._leaving:
+            yield from self._do_chore()
+        return result
+
+
+class RehearsalSite(RecordingSite):
+    """A site for rehearsals. What its plugins log is written nowhere but into the recording."""
+
+    session_type = RehearsalSession
+    rehearsal = True
+
+    def __init__(self, settings: Config, **options: Any) -> None:
+        """The options are those of `RecordingSite`."""
+        self._lines: list[str] = []
+        options.setdefault("write", _unwritten)
+        super().__init__(settings, self._keep, **options)
+        self.stopwatch = time.perf_counter
+
+    def _keep(self, site: Site, identity: str) -> Callable[[str], object]:
+        del site, identity
+        return self._lines.append
+
+    def take_tape(self) -> Tape:
+        """What has been recorded of the one session since this was called last."""
+        lines, self._lines[:] = "".join(self._lines).splitlines(), []
+        (tape,) = tapes_in("the rehearsal", lines)
+        return tape
+
+    def read_settings(self) -> Settings:  # noqa: D102
+        return replace(super().read_settings(), proxy_networks=())  # the client is the one that a proxy would name
+
+
+def _unwritten(line: str) -> None:
+    """Take a line of the log."""
