@@ -25,6 +25,7 @@ from qpsmtpd.recording import RecordingSite, in_directory
 from qpsmtpd.sample import write_sample
 from qpsmtpd.session.role import MX, ROLES, Role
 from qpsmtpd.session.tls import ServerTls
+from qpsmtpd.shadow import SHADOW, ShadowedSite
 from qpsmtpd.site import Site
 from qpsmtpd.supervisor import MOST_WORKERS, supervise
 from qpsmtpd.transports.sockets import Address, Listener
@@ -227,16 +228,26 @@ def _site(options: argparse.Namespace) -> Site:
 
 
 def _empty_site(options: argparse.Namespace) -> Site:
-    """A site without plugins. Its sessions are recorded if the command line says so."""
+    """A site without plugins. Its sessions are recorded if the command line says so, or there is a shadow list."""
+    settings = config_of(options)
     directory: Path | None = getattr(options, "record", None)
-    if directory is None:
-        return Site(config_of(options))
-    return RecordingSite(config_of(options), in_directory(directory), mask_content=options.mask_content)
+    keep = None if directory is None else in_directory(directory)
+    masked = keep is not None and options.mask_content
+    if settings.values(SHADOW):
+        if masked:
+            raise ConfigError(
+                f"{settings.where(SHADOW)}: these plugins could not see the content of messages; "
+                "leave out --mask-content, or empty this file"
+            )
+        return ShadowedSite(settings, keep)
+    return Site(settings) if keep is None else RecordingSite(settings, keep, mask_content=masked)
 
 
 def _load(site: Site, options: argparse.Namespace) -> None:
     site.tls = _tls(options, site)
     load(site)
+    if isinstance(site, ShadowedSite):
+        site.load_shadow()
 
 
 def _tls(options: argparse.Namespace, site: Site) -> ServerTls | None:

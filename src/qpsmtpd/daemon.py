@@ -17,7 +17,7 @@ from qpsmtpd.processes import Bell, signals_named
 from qpsmtpd.session.connection import Peer, plain_address
 from qpsmtpd.session.role import MX, Role
 from qpsmtpd.session.session import open_session
-from qpsmtpd.site import Kind, Site
+from qpsmtpd.site import Site
 from qpsmtpd.transports import blocking
 from qpsmtpd.transports.sockets import Address, Place, peer_of, remove_unix
 
@@ -53,13 +53,13 @@ def serve(site: Site, backend: str, places: Sequence[Place], started: Started, h
     gc.freeze()  # what is loaded stays; the collector would halt the server each time it looks through all of it
     site.post_fork()
     BACKENDS[backend](site, places, started, heard)
-    site.log(LOGINFO, "stopped")
+    site.stopped()
 
 
 def check_backend(site: Site, backend: str) -> None:
     """See that a driver has what it needs. Raises ConfigError that says what to install."""
     needed = {"uvloop": "uvloop", "trio": "trio", "anyio": "anyio", "anyio-trio": "trio"}.get(backend)
-    if backend == "blocking" and any(e.kind is Kind.ASYNC for chain in site.chains.values() for e in chain):
+    if backend == "blocking" and site.awaits:
         needed = "anyio"
     if needed is not None:
         try:

@@ -196,6 +196,11 @@ class Site:
         self.wanted = frozenset(chains)
         self._set_verbosity()
 
+    @property
+    def awaits(self) -> bool:
+        """Whether any hook is to be awaited, and so needs an event loop."""
+        return any(entry.kind is Kind.ASYNC for chain in self.chains.values() for entry in chain)
+
     def _set_verbosity(self) -> None:
         least = LOGINFO if self.rehearsal else 0  # whoever wants to know what would be wants to know why
         self.verbosity = LOGDEBUG if "logging" in self._chains else max(self._level, least)
@@ -223,6 +228,10 @@ class Site:
     def post_fork(self) -> None:
         """Run the hook post-fork: this process begins to serve. What fails is logged."""
         self._ask("post-fork", "the hook")
+
+    def stopped(self) -> None:
+        """Log that this process serves no longer."""
+        self.log(LOGINFO, "stopped")
 
     def _ask(
         self, hook: str, doing: str, *arguments: object, on_failure: Callable[[], object] = lambda: None

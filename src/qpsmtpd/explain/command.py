@@ -12,12 +12,13 @@ from pathlib import Path
 from qpsmtpd.config import Config, ConfigError
 from qpsmtpd.explain.account import Serving, Step, outcome, steps, who_serves
 from qpsmtpd.explain.hypothetical import Visit, visit
-from qpsmtpd.explain.variants import SHADOW, Variant
+from qpsmtpd.explain.variants import Variant
 from qpsmtpd.loader import load
 from qpsmtpd.options import add_config, config_of
 from qpsmtpd.protocol.framing import normalized
 from qpsmtpd.recording import PlayedSite, RehearsalSite, Tape, play, read_tapes
 from qpsmtpd.session.connection import plain_address
+from qpsmtpd.shadow import SHADOW
 from qpsmtpd.testing.dialogue import escape
 
 __all__ = ["add_arguments"]

@@ -53,7 +53,7 @@ def visit(site: RehearsalSite, client: Visit) -> Tape:
     while not link.closed:
         write = _next(script, link.go(write))
     site.remove_spool_dir()
-    return site.take_tape()
+    return site.take_tape(session)
 
 
 def _next(script: Generator[bytes, bool, None], said: bytes) -> bytes:

@@ -6,11 +6,9 @@ from pathlib import Path
 
 from qpsmtpd.config import Config, ConfigError, Line, did_you_mean
 from qpsmtpd.loader import name_in, plugin_lines
+from qpsmtpd.shadow import SHADOW
 
-__all__ = ["SHADOW", "Variant"]
-
-SHADOW = "plugins.shadow"
-"""The setting with the plugins that are asked beside those of `config/plugins`, without any effect."""
+__all__ = ["Variant"]
 
 _COMMAND_LINE = Path("--with")
 

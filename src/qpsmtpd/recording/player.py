@@ -9,7 +9,7 @@ What is played is recorded too, so that two recordings are compared.
 
 import random
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import zip_longest
@@ -23,12 +23,12 @@ from qpsmtpd.recording.recorder import TapedServer
 from qpsmtpd.recording.rehearsal import QUEUED, RehearsalSession, RehearsalSite
 from qpsmtpd.recording.tape import Asked, Tape, Turn
 from qpsmtpd.resolver import DnsError, Resolver
-from qpsmtpd.session.effects import Effect, Pause
+from qpsmtpd.session.effects import Close, Effect, Flush, Pause, Receive
 from qpsmtpd.session.role import ROLES, Role
 from qpsmtpd.site import Settings, Site
-from qpsmtpd.transports.memory import Link
+from qpsmtpd.transports.memory import complete
 
-__all__ = ["Difference", "PlayedSite", "compare", "play", "play_recorded"]
+__all__ = ["Difference", "PlayedSession", "PlayedSite", "Script", "compare", "play", "play_recorded", "playing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,8 @@ class Difference:
 
 
 @dataclass(slots=True)
-class _Script:
-    """A recording as it is used up."""
+class Script:
+    """A recording, and how far it has been used up."""
 
     tape: Tape
     number: int = 0
@@ -81,6 +81,12 @@ class _Script:
             self.handshakes += turn.handshakes
 
     @property
+    def role(self) -> Role:
+        """The role of the listener."""
+        head = self.tape.head
+        return replace(ROLES[head.role], line_endings=head.line_endings)
+
+    @property
     def turn(self) -> Turn:
         """The turn of the moment."""
         return self.tape.turns[self.number]
@@ -111,7 +117,7 @@ class _PlayedServer(TapedServer):
 
     __slots__ = ("script",)
 
-    script: _Script
+    script: Script
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> None:
         self.script.heard(bytes(data))
@@ -140,48 +146,60 @@ def _as_recorded(steps: Sequence[tuple[str, str]], exchange: Exchange) -> Steps:
 
 
 class PlayedSession(RehearsalSession):
-    """A recorded session on its second way; its site is a `PlayedSite`."""
+    """A recorded session on its second way."""
 
     _server_type = _PlayedServer
 
-    @property
-    def _script(self) -> _Script:
-        return _played(self._site).script
+    def __init__(self, site: RehearsalSite, script: Script, *, plugins_answer: bool) -> None:
+        """`plugins_answer`: with the plugins and settings of the site; else all is as it was."""
+        self.script = script
+        self._plugins_answer = plugins_answer
+        super().__init__(site, script.tape.head.peer, script.role)
 
-    @property
-    def _plugins_answer(self) -> bool:
-        return _played(self._site).plugins_answer
+    def _choose_settings(self, site: Site) -> Settings:
+        settings, head = super()._choose_settings(site), self.script.tape.head
+        if self._plugins_answer:
+            return settings
+        return replace(
+            settings,
+            hostname=head.hostname,
+            greeting=head.greeting,
+            limits=head.limits,
+            extensions=head.extensions,
+            line_endings=head.line_endings,
+            auth_in_clear=head.auth_in_clear,
+        )
 
     def _make_server(self) -> _PlayedServer:
         server = super()._make_server()
         assert isinstance(server, _PlayedServer)
-        server.script = self._script
+        server.script = self.script
         return server
 
     def _extensions(self) -> frozenset[Extension]:
-        recorded = self._script.tape.head.extensions
+        recorded = self.script.tape.head.extensions
         if self._plugins_answer:  # there need be no certificate for a handshake that is not made
             return super()._extensions() - {Extension.STARTTLS} | (recorded & {Extension.STARTTLS})
         return recorded
 
     def _introduce(self) -> Generator[Effect, object, bool]:
         yield from ()
-        if (security := self._script.tape.head.security) is not None:
+        if (security := self.script.tape.head.security) is not None:
             self._secure(security)
         return True
 
     def _admit(self, address: str) -> Generator[Effect, object, Reply | None]:
         refusal = yield from super()._admit(address)
-        return refusal if self._plugins_answer else self._script.tape.head.refusal
+        return refusal if self._plugins_answer else self.script.tape.head.refusal
 
-    def ask(self, hook: Hook) -> Generator[Effect, object, Result]:
+    def ask(self, hook: Hook) -> Generator[Effect, object, Result]:  # noqa: D102 - as in the base class
         name = hook.name
         if self._plugins_answer and not (name.startswith("auth") or name == "queue"):
             return super().ask(hook)
-        return self._say(name, self._script.result(name) or (QUEUED if name == "queue" else NOTHING))
+        return self._say(name, self.script.result(name) or (QUEUED if name == "queue" else NOTHING))
 
-    def receive(self) -> Generator[Effect, object, None]:
-        turn = self._script.turn
+    def receive(self) -> Generator[Effect, object, None]:  # noqa: D102
+        turn = self.script.turn
         if turn.hung_up is not None and turn.drained is None:
             if self._chore is not None or self._leaving:
                 yield from self._do_chore()
@@ -189,24 +207,24 @@ class PlayedSession(RehearsalSession):
             raise HangUp(turn.hung_up)
         yield from super().receive()
 
-    def drain(self) -> Generator[Effect, object, None]:
-        script = self._script
+    def drain(self) -> Generator[Effect, object, None]:  # noqa: D102
+        script = self.script
         if script.turn.hung_up is not None and script.turn.drained == script.drains:
             self.recorder.hung_up(script.turn.hung_up, script.drains)
             raise HangUp(script.turn.hung_up)
         script.drains += 1
         yield from super().drain()
 
-    def greeted(self, hello: hooks.Helo | hooks.Ehlo) -> None:
-        if not self._plugins_answer and self._script.announced:
-            self.transaction.notes["capabilities"] = list(self._script.announced.popleft())
+    def greeted(self, hello: hooks.Helo | hooks.Ehlo) -> None:  # noqa: D102
+        if not self._plugins_answer and self.script.announced:
+            self.transaction.notes["capabilities"] = list(self.script.announced.popleft())
         super().greeted(hello)
 
     def _begin_tls(self) -> Generator[Effect, object, bool]:
         yield from ()
         self._output = self.data_to_send()
         self.recorder.end_turn()
-        security = self._script.handshakes.popleft() if self._script.handshakes else None
+        security = self.script.handshakes.popleft() if self.script.handshakes else None
         self.recorder.handshake(security)
         if security is None:
             self._out_of_tls = True
@@ -215,15 +233,10 @@ class PlayedSession(RehearsalSession):
         return True
 
 
-def _played(site: Site) -> "PlayedSite":
-    assert isinstance(site, PlayedSite)
-    return site
-
-
 class _RecordedDraws(random.Random):
     """The random numbers of a recording, then others, the same each time."""
 
-    def __init__(self, script: _Script) -> None:
+    def __init__(self, script: Script) -> None:
         super().__init__(0)
         self._script = script
 
@@ -239,7 +252,7 @@ class _RecordedDraws(random.Random):
 class _RecordedNames(Resolver):
     """The names of a recording; of others nobody can say anything."""
 
-    def __init__(self, script: _Script) -> None:
+    def __init__(self, script: Script) -> None:
         self._script = script
 
     async def look_up(self, name: str, kind: str) -> tuple[str, ...]:
@@ -255,11 +268,9 @@ class _RecordedNames(Resolver):
 class PlayedSite(RehearsalSite):
     """A site for one recorded session. With plugins loaded these answer; else all is answered as it was."""
 
-    session_type = PlayedSession
-
     def __init__(self, tape: Tape, settings: Config | None = None, **options: Any) -> None:
         """`settings` are those of today, whose plugins are to answer; without them nothing is as of today."""
-        self.script = _Script(tape)
+        self.script = Script(tape)
         self.plugins_answer = settings is not None
         super().__init__(
             settings or Config(None, {"plugins": ()}),
@@ -272,26 +283,6 @@ class PlayedSite(RehearsalSite):
         )
         if not self.plugins_answer:
             self.chains = dict.fromkeys(tape.head.wanted, ())
-
-    def read_settings(self) -> Settings:  # noqa: D102 - as in the base class
-        settings, head = super().read_settings(), self.script.tape.head
-        if self.plugins_answer:
-            return settings
-        return replace(
-            settings,
-            hostname=head.hostname,
-            greeting=head.greeting,
-            limits=head.limits,
-            extensions=head.extensions,
-            line_endings=head.line_endings,
-            auth_in_clear=head.auth_in_clear,
-        )
-
-    @property
-    def role(self) -> Role:
-        """The role of the listener."""
-        head = self.script.tape.head
-        return replace(ROLES[head.role], line_endings=head.line_endings)
 
     def nonce(self) -> str:  # noqa: D102
         value = self.script.draw("nonce")
@@ -308,27 +299,51 @@ def play_recorded(tape: Tape) -> Tape:
 
 def play(site: PlayedSite) -> Tape:
     """Play the session that a site is for; give what came of it."""
-    tape = site.script.tape
-    turns = deque(tape.turns[1:])
-
-    def pause(effect: Pause) -> bytes:
-        """Have a client that was too early then be too early now."""
-        early = effect.until_input and turns and not site.script.turn.said
-        if early and turns[0].at - site.script.turn.at <= effect.seconds:
-            return turns.popleft().received
-        return b""
-
-    session = PlayedSession(site, tape.head.peer, site.role)
-    link = Link(session, pause)
-    link.go()
-    while not link.closed:
-        turn = turns.popleft() if turns else Turn(0, eof=True)
-        if turn.received:
-            link.go(turn.received)
-        if turn.eof and not link.closed:
-            link.go(b"")
+    session = PlayedSession(site, site.script, plugins_answer=site.plugins_answer)
+    complete(playing(session))
     site.remove_spool_dir()
-    return site.take_tape()
+    return site.take_tape(session)
+
+
+def playing(session: PlayedSession) -> Generator[Effect, object, None]:
+    """The client of a recorded session as it was; the effects are those for which there has to be a world."""
+    script, running = session.script, session.run()
+    coming = deque(script.tape.turns[1:])
+    outcome: object = None
+    step: Callable[..., Effect] = running.send
+    try:
+        while True:
+            try:
+                effect = step(outcome)
+            except StopIteration:
+                return
+            session.data_to_send()
+            step = running.send
+            match effect:
+                case Receive():
+                    outcome = _next_piece(coming)
+                case Pause(seconds, until_input):  # a client that was too early then is too early now
+                    early = until_input and coming and not script.turn.said
+                    is_early = early and coming[0].at - script.turn.at <= seconds
+                    outcome = _next_piece(coming) if is_early else b""
+                case Close() | Flush():
+                    outcome = None
+                case _:
+                    try:
+                        outcome = yield effect
+                    except Exception as error:  # noqa: BLE001 - it is the session's to handle
+                        outcome, step = error, running.throw
+    finally:
+        running.close()
+
+
+def _next_piece(coming: deque[Turn]) -> bytes:
+    """What a client sends next; nothing when it has closed its side."""
+    if coming and coming[0].received and coming[0].eof:
+        piece = coming[0].received
+        coming[0] = replace(coming[0], received=b"")
+        return piece
+    return coming.popleft().received if coming else b""
 
 
 def compare(then: Tape, now: Tape) -> Iterator[Difference]:

@@ -44,20 +44,23 @@ class RehearsalSite(RecordingSite):
 
     def __init__(self, settings: Config, **options: Any) -> None:
         """The options are those of `RecordingSite`."""
-        self._lines: list[str] = []
+        self._lines: dict[str, list[str]] = {}
         options.setdefault("write", _unwritten)
         super().__init__(settings, self._keep, **options)
         self.stopwatch = time.perf_counter
 
     def _keep(self, site: Site, identity: str) -> Callable[[str], object]:
-        del site, identity
-        return self._lines.append
+        del site
+        return self._lines.setdefault(identity, []).append
 
-    def take_tape(self) -> Tape:
-        """What has been recorded of the one session since this was called last."""
-        lines, self._lines[:] = "".join(self._lines).splitlines(), []
-        (tape,) = tapes_in("the rehearsal", lines)
+    def take_tape(self, session: RecordedSession) -> Tape:
+        """What has been recorded of a session; it is then forgotten here."""
+        (tape,) = tapes_in("the rehearsal", "".join(self.forget(session)).splitlines())
         return tape
+
+    def forget(self, session: RecordedSession) -> list[str]:
+        """Forget what has been recorded of a session, if it has not been taken."""
+        return self._lines.pop(session.connection.id, [])
 
     def read_settings(self) -> Settings:  # noqa: D102
         return replace(super().read_settings(), proxy_networks=())  # the client is the one that a proxy would name

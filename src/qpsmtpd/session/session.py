@@ -45,7 +45,7 @@ from qpsmtpd.session.role import MX, Role
 from qpsmtpd.session.tls import TlsChannel, TlsError
 from qpsmtpd.session.trace import authentication_results_field, from_clause, received_field
 from qpsmtpd.session.transaction import Transaction
-from qpsmtpd.site import Site, current_session
+from qpsmtpd.site import Settings, Site, current_session
 
 __all__ = ["Session", "open_session"]
 
@@ -73,7 +73,7 @@ class Session(Chains, Host):
 
     def __init__(self, site: Site, peer: Peer, role: Role = MX, *, alone: bool = False) -> None:
         """`alone`: the session has a thread to itself, and a hook that takes its time holds up nobody else."""
-        super().__init__(site, site.current_settings(), alone=alone)
+        super().__init__(site, self._choose_settings(site), alone=alone)
         self.connection = Connection(peer, site.new_identity(), site.wall())
         settings = self._settings
         self._role = role
@@ -92,6 +92,9 @@ class Session(Chains, Host):
         self._next_command = Receive(settings.command_timeout)
         self._next_content = Receive(settings.content_timeout)
         self.transaction = self._make_transaction()
+
+    def _choose_settings(self, site: Site) -> Settings:
+        return site.current_settings()
 
     def _make_server(self) -> Server:
         site, settings, role = self._site, self._settings, self._role

@@ -1,13 +1,16 @@
 """A session in memory: the transport whose peer is the program itself."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from typing import TypeVar, cast
 
-from qpsmtpd.session.effects import Await, CallBlocking, Close, Effect, Flush, Pause, Receive
+from qpsmtpd.session.effects import Await, CallBlocking, Close, Effect, Pause, Receive
 from qpsmtpd.session.session import Session
 from qpsmtpd.site import current_session
 
-__all__ = ["Link"]
+__all__ = ["Link", "complete", "perform"]
+
+T = TypeVar("T")
 
 
 class Link:
@@ -52,20 +55,39 @@ class Link:
         self.closed = True
 
     def _perform(self, effect: Effect) -> object:
-        match effect:
-            case Pause():
-                return self._pause(effect)
-            case CallBlocking(function):
-                return function()
-            case Await(awaitable):
-                return _finish(awaitable)
-            case Close():
-                self.closed = True
-                return None
-            case Flush():
-                return None
-            case Receive():  # pragma: no cover - `go` deals with it
-                raise AssertionError
+        if isinstance(effect, Pause):
+            return self._pause(effect)
+        self.closed = self.closed or isinstance(effect, Close)
+        return perform(effect)
+
+
+def complete(effects: Generator[Effect, object, T]) -> T:
+    """Perform effects that need no peer until there are no more; give what comes of them."""
+    outcome: object = None
+    step: Callable[..., Effect] = effects.send
+    outside = current_session.get()
+    try:
+        while True:
+            effect = step(outcome)
+            try:
+                outcome, step = perform(effect), effects.send
+            except Exception as error:  # noqa: BLE001 - it is for those who have asked for the effect
+                outcome, step = error, effects.throw
+    except StopIteration as stop:
+        return cast("T", stop.value)
+    finally:
+        current_session.set(outside)
+
+
+def perform(effect: Effect) -> object:
+    """Perform an effect that needs no peer, at once; of the others there is nothing to do."""
+    match effect:
+        case CallBlocking(function):
+            return function()
+        case Await(awaitable):
+            return _finish(awaitable)
+        case _:
+            return None
 
 
 def _finish(awaitable: Awaitable[object]) -> object:
