@@ -12,7 +12,7 @@ from typing import Any
 
 from qpsmtpd.config import Config
 from qpsmtpd.loader import load, plugin_lines
-from qpsmtpd.logs import LOGERROR, LOGNOTICE
+from qpsmtpd.logs import LOGERROR, LOGNOTICE, LOGWARN
 from qpsmtpd.protocol import VERDICTS, Hook
 from qpsmtpd.protocol.host import NOTHING, Result
 from qpsmtpd.recording.player import PlayedSession, Script, playing
@@ -190,7 +190,7 @@ class ShadowedSite(RecordingSite):
         if self._left_out:
             text += f", {self._left_out} too large to be looked at"
         kinds = [f"{count} {kind}" for kind, count in self._counts.most_common(_SHOWN)]
-        self.log(LOGNOTICE, "; ".join([text, *kinds]), hook="")
+        self.log(LOGWARN, "; ".join([text, *kinds]), hook="")
 
     def stopped(self) -> None:  # noqa: D102
         self.sum_up()
