@@ -11,7 +11,7 @@ ROOT = Path(qpsmtpd.__file__).parent
 
 LAYERS = {  # from the top; a module may import its own layer and those below
     "cli": 4, "__main__": 4, "certificates": 4, "passwords": 2, "daemon": 4, "sample": 4, "testing": 4,
-    "supervisor": 4, "crew": 4, "slots": 4, "processes": 4, "options": 4, "recording": 4, "compare": 4, "explain": 4, "shadow": 4,
+    "supervisor": 4, "crew": 4, "slots": 4, "processes": 4, "options": 4, "recording": 4, "compare": 4, "explain": 4, "fuzz": 4, "shadow": 4,
     "transports": 3,
     "session": 2, "plugin": 2, "loader": 2, "config": 2, "networks": 2, "plugins": 2, "site": 2, "resolver": 2, "store": 2, "census": 2, "logs": 2, "dsn": 2,
     "protocol": 1, "": 1,

@@ -35,6 +35,7 @@ __all__ = ["main"]
 TOOLS: Mapping[str, tuple[str, str]] = {
     "compare": ("qpsmtpd.compare.command", "play the same dialogues to several servers, and show where they differ"),
     "explain": ("qpsmtpd.explain.command", "show why a session went as it did, or how one would go, plugin by plugin"),
+    "fuzz": ("qpsmtpd.fuzz.command", "fuzz all that reads what a peer sends, in memory"),
     "replay": ("qpsmtpd.recording.command", "play recorded sessions again, and show what differs"),
 }
 """Commands of the tools for research: a module that has `add_arguments(parser)`, and what the command does.

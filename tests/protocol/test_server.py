@@ -384,6 +384,7 @@ def test_without_hooks_no_recipient_is_accepted():
 def test_data_takes_no_argument():
     driver = Driver(EHLO, MAIL, RCPT)
     assert driver.code(b"DATA now\r\n") == 501
+    assert driver.code(b"DATA \x1c\r\n") == 501  # white space for `str.strip`, and not for SMTP
     assert driver.code(b"DATA \r\n") == 354
 
 

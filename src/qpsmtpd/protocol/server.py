@@ -526,7 +526,7 @@ class Server(Authenticating):
         return None
 
     def _data(self, argument: str) -> Script:
-        if argument.strip():
+        if argument.strip(" \t"):
             self._refuse(_UNKNOWN_ARGUMENT)
             return
         if self._binary:
