@@ -39,10 +39,10 @@ class Crash:
         return path
 
 
-def examine(target: Target, data: bytes) -> Crash | None:
-    """Run an input thoroughly; None if nothing is wrong."""
+def examine(target: Target, data: bytes, *, thoroughly: bool = True) -> Crash | None:
+    """Run an input; None if nothing is wrong."""
     try:
-        target.check(data, thoroughly=True)
+        target.check(data, thoroughly=thoroughly)
     except Exception as error:  # noqa: BLE001 - that is what is looked for
         return Crash(target.name, data, error)
     return None
@@ -51,8 +51,10 @@ def examine(target: Target, data: bytes) -> Crash | None:
 def shrink(target: Target, crash: Crash) -> Crash:
     """The smallest input found on which a target fails by the same kind of error."""
 
+    thoroughly = examine(target, crash.data, thoroughly=False) is None  # which takes its time
+
     def fails(writes: list[bytes]) -> bool:
-        found = examine(target, b"".join(writes))
+        found = examine(target, b"".join(writes), thoroughly=thoroughly)
         return found is not None and type(found.error) is type(crash.error)
 
     if not fails([crash.data]):

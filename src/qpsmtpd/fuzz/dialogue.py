@@ -52,6 +52,7 @@ _REFUSED = b"refuse"
 _HOOKS = frozenset({"mail", "rcpt", "data_post", "queue", "disconnect"})
 _EVERYTHING = frozenset(Extension) - {Extension.STARTTLS, Extension.XCLIENT, Extension.AUTH}
 _SHORT = 200
+_MARKS = re.compile(rb"[\r\n.]")  # what a cut may be behind
 _PERMANENT = ord("5")
 _OPENING = b"EHLO a\r\nMAIL FROM:<a@a>\r\nRCPT TO:<a@a>\r\n"
 
@@ -217,7 +218,7 @@ def _cuts(stream: bytes, number: int, *, thoroughly: bool) -> Iterable[list[byte
     size = len(stream)
     if thoroughly:
         yield [stream[at : at + 1] for at in range(size)]
-        yield from ([stream[:at], stream[at:]] for at in range(1, size))
+        yield from ([stream[: mark.end()], stream[mark.end() :]] for mark in _MARKS.finditer(stream, 0, size - 1))
     if number & 15 or size < 2:
         return
     if not number & 48 and size < _SHORT:

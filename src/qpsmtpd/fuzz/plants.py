@@ -37,8 +37,7 @@ class Plant:
 
 def _edited(owner: Any, name: str, *edits: tuple[str, str]) -> Planting:
     """A function with other words in its source."""
-    found: Any = vars(owner)[name]
-    function: object = inspect.unwrap(found)
+    function: object = inspect.unwrap(getattr(owner, name))
     assert isinstance(function, FunctionType)
 
     @contextlib.contextmanager
