@@ -30,6 +30,10 @@ VALUES = st.none() | st.text(
         ("FROM:a b@c SIZE=1 X", "a b@c", {"size": "1", "x": None}),
         ("FROM:a", "a", {}),
         ("FROM:<a@b", "<a@b", {}),
+        ("FROM:a  b@c \t SIZE=1\t X \t", "a  b@c", {"size": "1", "x": None}),
+        ("FROM:<a@b>\x1fSMTPUTF8", "<a@b>\x1fSMTPUTF8", {}),  # for SMTP these are no white space
+        ("FROM:<a@b>\xa0SMTPUTF8 X", "<a@b>\xa0SMTPUTF8", {"x": None}),
+        ("FROM:\x1c<a@b>", "\x1c<a@b>", {}),
     ],
 )
 def test_a_path_is_split_from_its_parameters(argument, path, parameters):
@@ -44,7 +48,7 @@ def test_a_command_without_its_keyword_or_path_is_refused(argument):
 
 
 @pytest.mark.parametrize(
-    "parameters", ["=1", "SIZE=", "SIZE==1", "SIZE=1=2", "-X", "X_Y", "X X", "SIZE=1 size=2", "X=\x07"]
+    "parameters", ["=1", "SIZE=", "SIZE==1", "SIZE=1=2", "-X", "X_Y", "X X", "SIZE=1 size=2", "X=\x07", "X\x1fY"]
 )
 def test_a_malformed_or_repeated_parameter_is_refused(parameters):
     problem = parse_path_argument("TO:", f"TO:<a@b> {parameters}")

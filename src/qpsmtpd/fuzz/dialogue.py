@@ -63,7 +63,7 @@ _C1 = re.compile("[\x80-\x9f\u2028\u2029]")
 _BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _BARE_DOT = re.compile(rb"\n\.\n")
 _CHUNK = re.compile(rb"BDAT +([0-9]{1,18})(?: +(LAST))? *\r\n", re.IGNORECASE)
-_BINARY = re.compile(rb"\sBODY=BINARYMIME(?!\S)", re.IGNORECASE)
+_BINARY = re.compile(rb"[ \t]BODY=BINARYMIME(?=[ \t\r])", re.IGNORECASE)
 _WORDS = frozenset({b"EHLO", b"HELO", b"LHLO", b"MAIL", b"RCPT", b"DATA", b"BDAT", b"RSET", b"NOOP", b"QUIT", b"VRFY"})
 _TAKEN = frozenset({b"RSET", b"NOOP", b"QUIT", b"VRFY", b"HELP"})
 

@@ -74,9 +74,10 @@ class Extension(enum.Enum):
 
 
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9\-]*)(?:=([^= \x00-\x1f\x7f]+))?")
-_PATH_END = re.compile(r'<(?:[^"\\<>]++|"(?:[^"\\]|\\.)*+"|\\.)*+>(?=\s|$)')
+_PATH_END = re.compile(r'<(?:[^"\\<>]++|"(?:[^"\\]|\\.)*+"|\\.)*+>(?=[ \t]|\Z)')
 
 _BLANKS = re.compile(" +")
+_SPACE = re.compile(r"[ \t]+")  # to `str.split`, control characters are space too
 _CHUNK = re.compile(r"([0-9]{1,18})(?: +(LAST))? *", re.IGNORECASE | re.ASCII)
 
 _BAD_COMMAND = SyntaxProblem(Reply(501, "5.5.4", "Syntax error in the arguments of the command"))
@@ -103,21 +104,22 @@ def parse_path_argument(keyword: str, argument: str) -> tuple[str, Parameters] |
     """
     if argument[: len(keyword)].upper() != keyword:
         return _BAD_COMMAND
-    argument = argument[len(keyword) :].strip()
+    argument = argument[len(keyword) :].strip(" \t")
     if not argument:
         return _BAD_COMMAND
     bracketed = _PATH_END.match(argument)
     if bracketed is not None:
         if bracketed.end() == len(argument):
             return argument, NO_PARAMETERS
-        words = argument[bracketed.end() :].split()
+        words = _SPACE.split(argument[bracketed.end() :])[1:]
         path = bracketed[0]
     else:
-        words = argument.split()
+        words = _SPACE.split(argument)
         count = next(
             (n for n, word in enumerate(reversed(words[1:])) if not _PARAMETER.fullmatch(word)), len(words[1:])
         )
-        path = argument.rsplit(None, count)[0]
+        gaps = [gap.start() for gap in _SPACE.finditer(argument)]
+        path = argument[: gaps[-count]] if count else argument
         words = words[len(words) - count :]
     parameters = parse_parameters(words)
     return parameters if isinstance(parameters, SyntaxProblem) else (path, parameters)
