@@ -58,6 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=Path("crashes"),
         help="where inputs that fail are written (default: crashes)",
     )
+    parser.add_argument(
+        "--one-seed", action="store_true", help="begin with one input alone, to see what an engine finds by itself"
+    )
     parser.add_argument("--plant", metavar="FAULT", help="plant a fault in the code in memory, to see that it is found")
     parser.add_argument("--replay", type=Path, metavar="FILE", nargs="+", help="run inputs that have been written")
     parser.set_defaults(command=_fuzz)
@@ -143,6 +146,7 @@ def _campaign(target: Target, engine: str, run: Run, options: argparse.Namespace
         options.count,
         seed,
         options.plant or "",
+        options.one_seed,
         options.corpus / target.name if options.corpus is not None else None,
     )
     try:

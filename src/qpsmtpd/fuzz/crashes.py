@@ -50,7 +50,6 @@ def examine(target: Target, data: bytes, *, thoroughly: bool = True) -> Crash | 
 
 def shrink(target: Target, crash: Crash) -> Crash:
     """The smallest input found on which a target fails by the same kind of error."""
-
     thoroughly = examine(target, crash.data, thoroughly=False) is None  # which takes its time
 
     def fails(writes: list[bytes]) -> bool:

@@ -8,6 +8,7 @@ RFC 5321 and nothing of the server's code. Addresses choose what plugins answer:
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from zlib import crc32
 
@@ -228,13 +229,14 @@ def _cuts(stream: bytes, number: int, *, thoroughly: bool) -> Iterable[list[byte
         yield [piece for piece in (stream[:first], stream[first:second], stream[second:]) if piece]
 
 
-def codes_of(said: bytes) -> list[bytes]:
+@lru_cache(8192)  # short dialogues are much alike
+def codes_of(said: bytes) -> tuple[bytes, ...]:
     """The codes of the replies. Raises Wrong for one that is malformed: by its form, its characters or its codes."""
     if not _SAID.fullmatch(said) and (
         not _SAID_WIDE.fullmatch(said) or _C1.search(said.decode("utf-8", "surrogateescape"))
     ):
         raise Wrong(f"malformed replies: {said!r}")
-    return _LAST_LINES.findall(said)
+    return tuple(_LAST_LINES.findall(said))
 
 
 class _Witness:

@@ -25,6 +25,8 @@ class Campaign:
     seed: int = 0
     planted: str = ""
     """A fault that is planted, for engines that run in a process of their own."""
+    one_seed: bool = False
+    """Whether to begin with one seed alone, to see what an engine finds by itself."""
     corpus: Path | None = None
     """A directory of inputs: what is in it is run first, and what shows something new is added."""
 
@@ -45,7 +47,8 @@ class Campaign:
 
     def begin(self, target: Target) -> Iterator[bytes]:
         """The seeds of a target, then what is in the directory."""
-        yield from target.seeds()
+        seeds = target.seeds()
+        yield from seeds[:1] if self.one_seed else seeds
         if self.corpus is not None:
             self.corpus.mkdir(parents=True, exist_ok=True)
             yield from (path.read_bytes() for path in sorted(self.corpus.iterdir()) if path.is_file())

@@ -6,7 +6,7 @@ PLAIN, LOGIN and CRAM-MD5 for itself; of other mechanisms it knows that nobody g
 
 import base64
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from qpsmtpd.fuzz.dialogue import codes_of
@@ -80,7 +80,7 @@ def check_sasl(data: bytes, *, thoroughly: bool = False) -> Edges:
     return edges
 
 
-def _witness(data: bytes, codes: list[bytes]) -> Edges:
+def _witness(data: bytes, codes: Sequence[bytes]) -> Edges:
     """Hold replies against commands, as far as it is certain which belongs to which."""
     lines = iter(data.split(b"\n")[:-1])
     edges: set[object] = set()

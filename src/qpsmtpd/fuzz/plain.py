@@ -13,6 +13,7 @@ _MOST_OCTETS = 4096
 _MOST_INPUTS = 10_000
 _NUMBERS = (b"0", b"1", b"2", b"5", b"255", b"256", b"300", b"301", b"65535", b"65536", b"999999999999999999")
 _LINE_ENDS = (b"\r\n", b"\n", b"\r", b"\r\r\n", b"\n\r")
+_OF = 4
 _FROM_SEEDS = 0.06  # how often it is one of those that somebody has thought about
 _LOOK = 128  # runs between two looks at the clock
 
@@ -136,8 +137,14 @@ def run(target: Target, campaign: Campaign) -> None:
 
 
 def _changed(mutator: _Mutator, corpus: Sequence[bytes], seeds: int, uniform: Callable[[], float]) -> bytes:
-    """A new input, like one of those that are short and so take little time, or like a seed."""
+    """A new input, like a seed, or like the shortest of some, as that takes the least time."""
     size = len(corpus)
-    one, other, third = (corpus[int(uniform() * size)] for _ in range(3))
-    shortest = min(one, other, third, key=len)
-    return mutator.mutate(corpus[int(uniform() * seeds)] if uniform() < _FROM_SEEDS else shortest, other)
+    other = corpus[int(uniform() * size)]
+    if uniform() < _FROM_SEEDS:
+        return mutator.mutate(corpus[int(uniform() * seeds)], other)
+    shortest = other
+    for _ in range(_OF):
+        one = corpus[int(uniform() * size)]
+        if len(one) < len(shortest):
+            shortest = one
+    return mutator.mutate(shortest, other)
