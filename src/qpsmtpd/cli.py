@@ -21,7 +21,8 @@ from qpsmtpd.options import config_of, configured
 from qpsmtpd.passwords import SCHEMES, hash_password, write_entry
 from qpsmtpd.plugin import Plugin, where
 from qpsmtpd.protocol import Extension, LineEndings, hooks
-from qpsmtpd.recording import RecordingSite, in_directory
+from qpsmtpd.recording import in_directory
+from qpsmtpd.recording.writer import DirectorySite
 from qpsmtpd.sample import write_sample
 from qpsmtpd.session.role import MX, ROLES, Role
 from qpsmtpd.session.tls import ServerTls
@@ -232,16 +233,15 @@ def _empty_site(options: argparse.Namespace) -> Site:
     """A site without plugins. Its sessions are recorded if the command line says so, or there is a shadow list."""
     settings = config_of(options)
     directory: Path | None = getattr(options, "record", None)
-    keep = None if directory is None else in_directory(directory)
-    masked = keep is not None and options.mask_content
+    masked = directory is not None and options.mask_content
     if settings.values(SHADOW):
         if masked:
             raise ConfigError(
                 f"{settings.where(SHADOW)}: these plugins could not see the content of messages; "
                 "leave out --mask-content, or empty this file"
             )
-        return ShadowedSite(settings, keep)
-    return Site(settings) if keep is None else RecordingSite(settings, keep, mask_content=masked)
+        return ShadowedSite(settings, None if directory is None else in_directory(directory))
+    return Site(settings) if directory is None else DirectorySite(settings, directory, mask_content=masked)
 
 
 def _load(site: Site, options: argparse.Namespace) -> None:

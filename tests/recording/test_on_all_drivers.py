@@ -152,7 +152,8 @@ def test_what_is_recorded_is_what_was_said_and_plays_byte_for_byte(driver, runni
     assert not [tape for tape in tapes if SECRETS.search(tape.received)]
     for tape in tapes:
         assert tape.whole
-        assert list(compare(tape, play_recorded(tape))) == []
+        found = list(compare(tape, play_recorded(tape)))
+        assert found == [], (found[0], [turn.received for turn in tape.turns[:3]])
     unmasked = [tape for tape in tapes if b"SCRAM" not in tape.received]
     for tape in unmasked:
         told_there = told[tape.head.peer.remote_port]

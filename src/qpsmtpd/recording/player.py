@@ -225,7 +225,7 @@ class PlayedSession(RehearsalSession):
         self._output = self.data_to_send()
         self.recorder.end_turn()
         security = self.script.handshakes.popleft() if self.script.handshakes else None
-        self.recorder.handshake(security)
+        self._note_handshake(security)
         if security is None:
             self._out_of_tls = True
             return False

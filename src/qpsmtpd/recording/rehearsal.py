@@ -27,12 +27,10 @@ class RehearsalSession(RecordedSession):
 
     def _say(self, hook: str, result: Result) -> Generator[Effect, object, Result]:
         """Answer a hook without asking anybody."""
-        self._own_reply = None
-        return self._recorded(hook, self._without_asking(result))
-
-    def _without_asking(self, result: Result) -> Generator[Effect, object, Result]:
         if self._chore is not None or self._leaving:
             yield from self._do_chore()
+        self._own_reply = None
+        self._trace_result(hook, result)
         return result
 
 

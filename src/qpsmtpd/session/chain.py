@@ -47,8 +47,9 @@ _NOBODY_LEFT = "5.5.1 No recipient is left"
 WATCHERS = frozenset({"ok", "deny"})
 """The hooks that are asked behind the answer of a plugin to another hook."""
 
-_QUEUEING = frozenset({"queue_pre", "queue"})
 PARSE_HOOKS = frozenset(name for name, hook in hooks.HOOKS.items() if issubclass(hook, hooks.ParseHook))
+_DECIDED_LATER = WATCHERS | PARSE_HOOKS  # or never
+_QUEUEING = frozenset({"queue_pre", "queue"})
 _SECRET = hooks.AuthScramSha256.name  # its text is nobody's business
 _KEPT: Mapping[ReturnCode, object] = {code: MappingProxyType({"return": code}) for code in ReturnCode}
 
@@ -82,7 +83,7 @@ class Chains:
         """What stood behind the word of the last MAIL or RCPT, as sent; empty before the first."""
         return ""
 
-    def _ask(self, hook: Hook) -> Asking:
+    def _ask(self, hook: Hook) -> Asking:  # noqa: C901, PLR0915 - each plugin of each hook goes through this; a call takes time
         """Run the chain of a hook: the first answer that is not DECLINED ends it.
 
         Here, and only here, plugins are called. Whatever one does wrong is logged and becomes
@@ -101,7 +102,8 @@ class Chains:
         for entry in self._chains.get(name, ()):
             if queueing and not self.transaction.has_recipients:
                 self.respond(554, _NOBODY_LEFT)
-                return DONE, (), self._own_reply
+                answer, texts = DONE, ()
+                break
             given = arguments if entry.arguments >= most else arguments[: entry.arguments]
             try:
                 if entry.kind is PLAIN:
@@ -124,7 +126,7 @@ class Chains:
                 self._trace(name, entry.name, answer, texts if name != _SECRET else (), ended - begun)
             begun = ended
             if answer is FAILED and VERDICTS[name][FAILED].reply is not None:
-                return FAILED, (), self._own_reply
+                break
             if answer is FAILED or result is None:
                 continue
             kept = results.get(entry.name)
@@ -139,8 +141,16 @@ class Chains:
                 self._run_as(name)
                 begun = clock()
             if answer is not DECLINED:
-                return answer, texts, self._own_reply
-        return DECLINED, texts, self._own_reply
+                break
+        else:
+            answer = DECLINED
+        outcome = answer, texts, self._own_reply
+        if self._traced and name not in _DECIDED_LATER:
+            self._trace_result(name, outcome)
+        return outcome
+
+    def _trace_result(self, hook: str, result: Result) -> None:
+        """See what a hook has come to, one that is no watcher."""
 
     def _trace(self, hook: str, plugin: str, answer: Answer, texts: Texts, seconds: float) -> None:
         """See what a plugin has answered, and how long it took."""
@@ -162,17 +172,22 @@ class Chains:
 
         The code of the hook itself means nothing: without a parser the built-in one is used.
         """
-        answer, _, own = yield from self._ask(hook)
+        answer, _, _ = yield from self._ask(hook)
         given = self._take_parser()
-        if answer is FAILED or given is None:
-            return (FAILED if answer is FAILED else DECLINED), (), own
-        entry, parser = given
-        try:
-            code, texts = self._understood(hook.name, entry, parser(hook.command, hook.argument))
-        except Exception:  # noqa: BLE001 - it is a plugin's
-            self._site.log_failure(hook.name, entry.name, "the parser")
-            return FAILED, (), self._own_reply
-        return (DENY if code is DECLINED else code), texts, self._own_reply
+        code: Answer = FAILED if answer is FAILED else DECLINED
+        texts: Texts = ()
+        if answer is not FAILED and given is not None:
+            entry, parser = given
+            try:
+                code, texts = self._understood(hook.name, entry, parser(hook.command, hook.argument))
+                code = DENY if code is DECLINED else code
+            except Exception:  # noqa: BLE001 - it is a plugin's
+                self._site.log_failure(hook.name, entry.name, "the parser")
+                code = FAILED
+        outcome = code, texts, self._own_reply
+        if self._traced:
+            self._trace_result(hook.name, outcome)
+        return outcome
 
     def _take_parser(self) -> tuple[Entry, Callable[..., object]] | None:
         parser, self._parser = self._parser, None

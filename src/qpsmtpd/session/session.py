@@ -231,6 +231,7 @@ class Session(Chains, Host):
         if self._chore is not None or self._leaving:
             yield from self._do_chore()
         if self._broken is not None and VERDICTS[hook.name][FAILED].reply is not None:
+            self._trace_result(hook.name, FAILURE)
             return FAILURE
         if isinstance(hook, hooks.ParseHook):
             return (yield from self._parse(hook))
@@ -247,7 +248,8 @@ class Session(Chains, Host):
         if self._chore is not None or self._leaving:
             yield from self._do_chore()
         early, self._early = self._early, b""
-        outcome = early or (yield self._next_wait())
+        wait = self._next_wait()
+        outcome = early or (yield wait)
         if isinstance(outcome, bytes):
             self._take(outcome)
         elif isinstance(outcome, Interruption):
