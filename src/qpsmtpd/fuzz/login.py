@@ -86,6 +86,8 @@ def _witness(data: bytes, codes: Sequence[bytes]) -> Edges:
     edges: set[object] = set()
     left = iter(codes[2:])  # behind those to the connection and to EHLO
     for line in lines:
+        if line[:4].upper() == b"BDAT":
+            break  # what follows may be no line
         words = line.removesuffix(b"\r").split()
         code = next(left, None)
         if code is None:

@@ -54,7 +54,7 @@ def _converse(pieces: list[bytes], *, lmtp: bool) -> _Heard:
     client.send(_MESSAGE)
     client.quit()
     fed = 0
-    for _ in range(_MOST_EVENTS):
+    for _ in range(_MOST_EVENTS + 2 * len(pieces)):
         event = client.next_event()
         if said := client.data_to_send():
             heard.sent.append((fed, said))
