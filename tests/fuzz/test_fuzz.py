@@ -6,12 +6,14 @@ from importlib.util import find_spec
 import pytest
 
 from qpsmtpd.cli import main
-from qpsmtpd.fuzz import TARGETS, command
+from qpsmtpd.fuzz import TARGETS, command, crashes, guided, patience
 from qpsmtpd.fuzz.plants import PLANTS
 
 PROGRESS = re.compile(
     r"(\w+) +(\w+) +([\d.]+) s +([\d,]+) runs +[\d,]+/s +([\d,]+) paths +([\d,]+) inputs  (\d) crashes"
 )
+WITH_ATHERIS = pytest.mark.skipif(find_spec("atheris") is None, reason="atheris is not installed")
+NO_END = "no-end-of-stream"
 ENOUGH = "400000"  # inputs; a core runs as many in less than half a minute
 
 
@@ -41,7 +43,7 @@ def test_nothing_is_wrong(fuzz, target):
     assert progress(text)[5] == 0
 
 
-@pytest.mark.parametrize("plant", PLANTS)
+@pytest.mark.parametrize("plant", [name for name in PLANTS if name != NO_END])
 def test_a_planted_fault_is_found_written_small_and_found_again(fuzz, tmp_path, plant):
     text = fuzz("--plant", plant, "--engine", "plain", "--count", ENOUGH, "--seed", 1, status=1)
     assert progress(text)[0] == PLANTS[plant].target
@@ -66,7 +68,7 @@ def test_hypothesis_finds_one_too(fuzz, target):
     assert progress(text)[:2] == (target, "hypothesis")
 
 
-@pytest.mark.skipif(find_spec("atheris") is None, reason="atheris is not installed")
+@WITH_ATHERIS
 @pytest.mark.parametrize("target", ["server", "replies"])
 def test_atheris_finds_one_too(fuzz, target, tmp_path):
     text = fuzz(target, "--engine", "atheris", "--count", 2000, "--seed", 1, "--corpus", tmp_path / "corpus")
@@ -129,6 +131,40 @@ def test_without_libraries_it_is_the_plain_engine(fuzz, monkeypatch):
     text = fuzz("address", "--engine", "hypothesis", status=1)
     assert "the engine hypothesis needs hypothesis, which is not installed; run `pip install 'qpsmtpd[fuzz]'`" in text
     assert "needs the library atheris" in fuzz("--list")
+
+
+def test_where_nothing_can_be_written_it_is_said_and_what_was_found_is_shown(fuzz, tmp_path):
+    (tmp_path / "file").touch()
+    text = fuzz("address", "--engine", "plain", "--count", 10, "--corpus", tmp_path / "file", status=1)
+    assert text.startswith("qpsmtpd: ")
+    assert not (tmp_path / "crashes").exists()
+    words = ("--plant", "two-dots", "--engine", "plain", "--count", ENOUGH, "--crashes", tmp_path / "file")
+    text = fuzz(*words, status=1)
+    assert "\nWrong: '<" in text
+    assert "\nqpsmtpd: " in text
+
+
+@pytest.mark.parametrize("engine", ["plain", "hypothesis", pytest.param("atheris", marks=WITH_ATHERIS)])
+def test_what_comes_to_no_end_is_given_up(fuzz, monkeypatch, engine):
+    monkeypatch.setattr(patience, "PATIENCE", 0.2)
+    monkeypatch.setattr(crashes, "_SECONDS", 0.5)
+    text = fuzz("--plant", NO_END, "--engine", engine, "--count", 100, "--seed", 1, status=1)
+    assert "Wrong: after 0.2 seconds it has not come to an end" in text
+
+
+@WITH_ATHERIS
+def test_that_atheris_has_failed_is_said(fuzz, monkeypatch):
+    monkeypatch.setattr(guided, "_CHILD", "raise SystemExit('no memory')")
+    text = fuzz("address", "--engine", "atheris", "--count", 10, status=1)
+    assert "qpsmtpd: atheris has failed:\nno memory" in text
+    assert "crashes" not in text
+
+
+@pytest.mark.parametrize("words", [("--count", "0"), ("--count", "-3"), ("--seconds", "0"), ("--seconds", "nan")])
+def test_bounds_that_are_none_are_refused(capsys, words):
+    with pytest.raises(SystemExit):
+        main(["fuzz", "address", *words])
+    assert f"argument {words[0]}: {words[1]!r} is no" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

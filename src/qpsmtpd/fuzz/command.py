@@ -12,6 +12,7 @@ from pathlib import Path
 from qpsmtpd.config import ConfigError, did_you_mean
 from qpsmtpd.fuzz.crashes import Crash, examine, shown, shrink
 from qpsmtpd.fuzz.engines import Campaign
+from qpsmtpd.fuzz.patience import bounded
 from qpsmtpd.fuzz.plants import PLANTS
 from qpsmtpd.fuzz.targets import TARGETS, Target
 
@@ -41,9 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "neither (default: the first that is installed)",
     )  # fmt: skip
     parser.add_argument(
-        "--seconds", type=float, metavar="N", help=f"how long, for each target (default: {_SECONDS:g}, without --count)"
+        "--seconds",
+        type=_seconds,
+        metavar="N",
+        help=f"how long, for each target (default: {_SECONDS:g}, without --count)",
     )
-    parser.add_argument("--count", type=int, metavar="N", help="how many inputs, for each target")
+    parser.add_argument("--count", type=_count, metavar="N", help="how many inputs, for each target")
     parser.add_argument("--seed", type=int, help="of the random numbers; plain makes the same inputs for the same seed")
     parser.add_argument(
         "--corpus",
@@ -66,6 +70,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_fuzz)
 
 
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time")
+    return seconds
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of inputs")
+    return int(text)
+
+
 def _fuzz(options: argparse.Namespace) -> int:
     """Give 1 if something was found. Raises ConfigError."""
     if options.list:
@@ -77,7 +94,7 @@ def _fuzz(options: argparse.Namespace) -> int:
             raise ConfigError(
                 f"there is no fault {options.plant!r}{did_you_mean(options.plant, PLANTS)}; --list shows them"
             )
-    with plant.plant() if plant is not None else nullcontext():
+    with plant.plant() if plant is not None else nullcontext(), bounded():
         if options.replay:
             return _replay(options)
         names = options.targets or ([plant.target] if plant is not None else list(TARGETS))
@@ -131,7 +148,7 @@ def _engine(wanted: str | None) -> tuple[str, Run]:
 
 
 def _campaign(target: Target, engine: str, run: Run, options: argparse.Namespace) -> int:
-    """Fuzz one target; give 1 if something was found."""
+    """Fuzz one target; give 1 if something was found. Raises OSError, for directories and for an engine that fails."""
     seed = random.randrange(1, 1 << 31) if options.seed is None else options.seed  # noqa: S311 - to be told
     on_terminal = sys.stdout.isatty()
 
@@ -149,13 +166,17 @@ def _campaign(target: Target, engine: str, run: Run, options: argparse.Namespace
         options.one_seed,
         options.corpus / target.name if options.corpus is not None else None,
     )
+    if campaign.corpus is not None:
+        campaign.corpus.mkdir(parents=True, exist_ok=True)
     try:
         run(target, campaign)
+    except OSError:  # nothing of what is fuzzed does I/O
+        raise
     except Exception as error:  # noqa: BLE001 - that is what is looked for
         tell(campaign, 1)
         crash = shrink(target, Crash(target.name, campaign.input, error))
-        path = crash.write(options.crashes, f"{target.name}, found by {engine} with the seed {seed}")
         _say(shown(crash))
+        path = crash.write(options.crashes, f"{target.name}, found by {engine} with the seed {seed}")
         print(f"written to {path}; run it again: qpsmtpd fuzz --replay {path}")
         return 1
     if on_terminal:

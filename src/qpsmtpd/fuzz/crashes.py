@@ -1,11 +1,13 @@
 """Inputs that fail: made small, written to be run again, and run again."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 from qpsmtpd.compare.minimal import minimise
+from qpsmtpd.fuzz import patience
 from qpsmtpd.fuzz.dialogue import settings_of
 from qpsmtpd.fuzz.targets import Target
 from qpsmtpd.logs import escape as printable
@@ -14,6 +16,7 @@ from qpsmtpd.testing.dialogue import escape
 __all__ = ["Crash", "examine", "shown", "shrink"]
 
 _PROBES = 2000
+_SECONDS = 30.0  # for making an input small
 _SHOWN = 200
 
 
@@ -41,6 +44,7 @@ class Crash:
 
 def examine(target: Target, data: bytes, *, thoroughly: bool = True) -> Crash | None:
     """Run an input; None if nothing is wrong."""
+    patience.begin()
     try:
         target.check(data, thoroughly=thoroughly)
     except Exception as error:  # noqa: BLE001 - that is what is looked for
@@ -49,10 +53,13 @@ def examine(target: Target, data: bytes, *, thoroughly: bool = True) -> Crash | 
 
 
 def shrink(target: Target, crash: Crash) -> Crash:
-    """The smallest input found on which a target fails by the same kind of error."""
+    """The smallest input found, within half a minute, on which a target fails by the same kind of error."""
     thoroughly = examine(target, crash.data, thoroughly=False) is None  # which takes its time
+    end = time.monotonic() + _SECONDS
 
     def fails(writes: list[bytes]) -> bool:
+        if time.monotonic() > end:
+            return False
         found = examine(target, b"".join(writes), thoroughly=thoroughly)
         return found is not None and type(found.error) is type(crash.error)
 

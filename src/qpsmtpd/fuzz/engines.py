@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
+from qpsmtpd.fuzz import patience
 from qpsmtpd.fuzz.targets import Target
 
 __all__ = ["Campaign"]
@@ -50,7 +51,6 @@ class Campaign:
         seeds = target.seeds()
         yield from seeds[:1] if self.one_seed else seeds
         if self.corpus is not None:
-            self.corpus.mkdir(parents=True, exist_ok=True)
             yield from (path.read_bytes() for path in sorted(self.corpus.iterdir()) if path.is_file())
 
     def keep(self, data: bytes) -> None:
@@ -59,7 +59,8 @@ class Campaign:
             (self.corpus / sha256(data).hexdigest()[:16]).write_bytes(data)
 
     def over(self) -> bool:
-        """Whether it is time to end; tells how it goes, if it is time for that."""
+        """Whether it is time to end; tells how it goes, if it is time for that. What runs until the next look is bounded."""
+        patience.begin()
         now = time.monotonic()
         if now - self._told >= self.every:
             self._told = now

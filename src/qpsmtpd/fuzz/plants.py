@@ -161,6 +161,8 @@ _DIALOGUE = (
         Conversation, "_line", ("del buffer[limit:]", "pass"))),
     Plant("errors-for-ever", "errors are not counted", "server", _edited(
         Conversation, "_count_error", ("self._errors += 1", "self._errors += 0"))),
+    Plant("no-end-of-stream", "that the client has closed its side is not noticed", "server", _edited(
+        Conversation, "_converse", ("if self._eof", "if False"))),
     Plant("reply-in-text", "what a plugin says may hold line ends", "server", _edited(
         replies, "_encode", (r'_UNPRINTABLE.sub("?", line.rstrip("\r").replace("\t", " "))', "line"))),
 )  # fmt: skip

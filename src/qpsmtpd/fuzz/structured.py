@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from qpsmtpd.fuzz import patience
 from qpsmtpd.fuzz.engines import Campaign
 from qpsmtpd.fuzz.targets import Target
 from qpsmtpd.testing import strategies as smtp
@@ -71,6 +72,7 @@ def run(target: Target, campaign: Campaign) -> None:
     def attempt(data: bytes) -> None:
         campaign.input = data
         campaign.runs += 1
+        patience.begin()
         edges = target.check(data)
         if not seen.issuperset(edges):
             seen.update(edges)
