@@ -154,8 +154,8 @@ class Site:
         self.settings = settings
         settings.on_error = self._complain
         self.clock = clock
-        self.stopwatch = clock
-        """Gives seconds, for how long hooks take."""
+        self.stopwatch: Callable[[], float] | None = None
+        """Gives seconds, for how long hooks take, where `clock` stands still meanwhile."""
         self.wall = wall
         self.rng = rng or random.SystemRandom()
         self.secret = self.rng.getrandbits(256).to_bytes(32)

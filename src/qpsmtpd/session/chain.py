@@ -70,7 +70,7 @@ class Chains:
         """The hook that runs now."""
         self._site = site
         self._settings = settings
-        self._stopwatch = site.stopwatch
+        self._stopwatch = site.stopwatch or site.clock
         self._alone = alone
         self._chains = site.chains
         self._watched = not WATCHERS.isdisjoint(site.wanted)
