@@ -24,7 +24,7 @@ types: .venv/ready
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 unit: .venv/ready
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 docs: .venv/ready
 	$(BIN)/python docs/generate.py
