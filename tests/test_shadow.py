@@ -228,6 +228,20 @@ def test_a_session_that_is_too_large_is_left_out_and_its_memory_is_free(monkeypa
     assert (server.site._size, server.site._tapes, server.site.shadow._lines) == (0, {}, {})
 
 
+def test_what_is_played_counts_until_it_has_been():
+    sizes = []
+
+    class Slow(Plugin):
+        def hook_rcpt(self, transaction, recipient, parameters):
+            sizes.append(server.site._size)
+            return OK
+
+    server = Shadowed([Taking], [Slow])
+    session(server.site)
+    assert sizes[0] > 500
+    assert server.site._size == 0
+
+
 def test_sessions_that_break_off_leave_nothing_behind():
     server = Shadowed([Taking], [Taking])
     client = Client(server.site)

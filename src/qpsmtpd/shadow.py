@@ -96,10 +96,9 @@ class _ShadowedSession(RecordedSession):
         assert isinstance(site, ShadowedSite)
         try:
             yield from super().run()
+            yield from site.ask_shadow(self)
         finally:
-            tape = site.take_tape(self.connection.id)
-        if tape is not None:
-            yield from site.ask_shadow(self, tape)
+            site.forget(self.connection.id)
 
 
 class ShadowedSite(RecordingSite):
@@ -144,30 +143,26 @@ class ShadowedSite(RecordingSite):
                 lines.append(text)
                 self._size += len(text)
                 if self._size > _MOST:
-                    self._forget(identity)
+                    self.forget(identity)
+                    self._tapes[identity] = None
+                    self._left_out += 1
             if too is not None:
                 too(text)
 
         return keep
 
-    def _forget(self, identity: str) -> None:
-        """Free the memory of what cannot be kept to its end."""
-        self._size -= sum(map(len, self._tapes[identity] or ()))
-        self._tapes[identity] = None
-        self._left_out += 1
-
-    def take_tape(self, identity: str) -> Tape | None:
-        """What has been recorded of a session that is over; None if it could not be kept, or there is nothing."""
-        lines = self._tapes.pop(identity, None)
-        if lines is None:
-            return None
-        self._size -= sum(map(len, lines))
-        return next(tapes_in("the session", "".join(lines).splitlines()))
+    def forget(self, identity: str) -> None:
+        """Free the memory that the recording of a session takes, if there is one."""
+        self._size -= sum(map(len, self._tapes.pop(identity, None) or ()))
 
     # What is compared
 
-    def ask_shadow(self, client: RecordedSession, real: Tape) -> Generator[Effect, object, None]:
-        """Ask the shadow list about a session; log and count what it would have had otherwise."""
+    def ask_shadow(self, client: RecordedSession) -> Generator[Effect, object, None]:
+        """Ask the shadow list about a session that is over; log and count what it would have had otherwise."""
+        lines = self._tapes.get(client.connection.id)
+        if lines is None:  # it was too large, or there is nothing
+            return
+        real = next(tapes_in("the session", "".join(lines).splitlines()))
         session = _ShadowSession(self.shadow, Script(real))
         try:
             yield from playing(session)
@@ -233,6 +228,5 @@ def _named(asked: Asked) -> str:
 
 def _told(asked: Asked) -> str:
     """The same, with the reason."""
-    call = asked.calls[-1] if asked.decided_by else None
-    why = call and ("; ".join(call.logged[:1]) or ", ".join(call.texts))
+    why = asked.calls[-1].reason if asked.decided_by else ""
     return f"{_named(asked)} ({why})" if why else _named(asked)

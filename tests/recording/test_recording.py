@@ -229,7 +229,8 @@ def test_how_a_session_was_hung_up_is_played_too(why):
     assert tape.said.endswith(b"closing the connection\r\n")
 
 
-def test_a_client_that_did_not_read_is_hung_up_on_at_the_same_place():
+@pytest.mark.parametrize("turns", [1, 2])
+def test_a_client_that_did_not_read_is_hung_up_on_at_the_same_place(turns):
     class Deaf(Link):
         flushes = 0
 
@@ -242,11 +243,27 @@ def test_a_client_that_did_not_read_is_hung_up_on_at_the_same_place():
     server = Recorded(Taking)
     link = Deaf(open_session(server.site, CLIENT), lambda _: b"")
     link.go()
-    said = link.go(b"NOOP\r\n" * 20_000)
+    commands = b"NOOP\r\n" * 20_000
+    said = link.go(commands) if turns == 1 else link.go(commands[:36_000]) + link.go(commands)
     assert said.endswith(b"421 4.4.2 Timeout, closing the connection\r\n")
     tape = server.played()
-    assert (tape.turns[-1].drained, tape.turns[-1].hung_up.code) == (2, 421)
-    assert 10_000 < tape.said.count(b"250 ") < 20_000
+    assert (tape.turns[-1].drained, tape.turns[-1].hung_up.code) == (3 - turns, 421)
+    assert 10_000 < tape.said.count(b"250 ") < 26_000
+
+
+def test_content_that_comes_with_the_end_of_the_connection_is_no_command(authority, certificate):
+    server = Recorded(Taking)
+    server.site.tls = ServerTls((certificate, certificate))
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    client = Client(server.site, role=ROLES["submissions"])
+    client.start_tls(context, HOST)
+    client.say("EHLO x")
+    client.say("AUTH PLAIN " + base64.b64encode(b"\0user\0secret").decode())
+    client._tls.write(b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\nAUTH is a word\r\n.\r\n")
+    client._tls.close()
+    client._hear(client.link.go(client._tls.data_to_send()))
+    assert b"DATA\r\nAUTH is a word\r\n.\r\n" in server.played().received
 
 
 def test_nothing_of_scram_helps_to_guess_the_password():

@@ -119,6 +119,19 @@ def test_the_server_does_not_wait_for_it_and_what_is_too_much_is_left_out(tmp_pa
     assert all(tape.whole for path in files(tmp_path) for tape in read_tapes(path))
 
 
+def test_the_server_ends_although_it_does_not(writing, complaints, monkeypatch):
+    told = writing()
+    os.kill(told._process.pid, signal.SIGSTOP)
+    for number in range(30):
+        for some in notes("a", 60_000):
+            told.take(f"s{number}", 0.0, some)
+    monkeypatch.setattr(writer, "_PATIENCE", 0.1)
+    told.close()
+    assert complaints == ["what writes recordings has not ended within 0.1 s"]
+    assert told._process.returncode == -signal.SIGKILL
+    told.take("late", 0.0, notes("a")[0])  # by a thread that goes on
+
+
 def test_mail_goes_on_when_it_has_died(writing, complaints):
     told = writing()
     os.kill(told._process.pid, signal.SIGKILL)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from qpsmtpd.protocol import FAILED, Reply, parse_reply
+from qpsmtpd.protocol import Reply, parse_reply
 from qpsmtpd.recording import Asked, Tape, Turn
 from qpsmtpd.recording.tape import NAMES
 from qpsmtpd.site import Site
@@ -57,9 +57,8 @@ def steps(tape: Tape, serving: Serving | None = None) -> list[Step]:
 def _rows(asked: Asked, serving: Serving) -> Iterator[Row]:
     by = asked.decided_by
     for number, call in enumerate(asked.calls, 1):
-        why = "; ".join(call.logged[:1] if call.answer is FAILED else call.logged)  # of the latter, no traceback
         decided = bool(by) and number == len(asked.calls)
-        yield Row(asked.hook, call.plugin, NAMES[call.answer], call.seconds, why or ", ".join(call.texts), decided)
+        yield Row(asked.hook, call.plugin, NAMES[call.answer], call.seconds, call.reason, decided)
     why = f"not asked, as {asked.calls[-1].plugin} has decided" if asked.calls else "not asked: nothing is queued here"
     for plugin in list(serving.get(asked.hook, ()))[len(asked.calls) :]:
         yield Row(asked.hook, plugin, "", 0.0, why, decided=False)

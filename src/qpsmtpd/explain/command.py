@@ -4,7 +4,7 @@ import argparse
 import ipaddress
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from email.utils import formatdate
 from pathlib import Path
@@ -132,10 +132,10 @@ def _explain(options: argparse.Namespace) -> int:
     sessions = _hypothetical(options, config, variant) if options.ip else _recorded(options, config, variant)
     for versions in sessions:
         if options.json:
-            print(json.dumps(_document(versions)))  # noqa: T201 - it talks to people
+            print(json.dumps(_document(versions)))
         else:
             for line in _report(versions):
-                print(line)  # noqa: T201
+                print(line)
     return 0
 
 
@@ -156,15 +156,20 @@ def _hypothetical(options: argparse.Namespace, config: Config, variant: Variant)
     client = Visit(
         options.ip, options.helo, options.sender, tuple(options.recipients), normalized(content), options.user
     )
-    variants = {"as it is": Variant()}
-    if str(variant):
-        variants[str(variant)] = variant
     versions: list[_Version] = []
-    for name, each in variants.items():
+    for name, each in _variants("as it is", variant).items():
         site = RehearsalSite(config)
         load(site, each.lines(config))
         versions.append(_Version(name, visit(site, client), who_serves(site)))
     yield versions
+
+
+def _variants(name: str, variant: Variant) -> Mapping[str, Variant]:
+    """The list as it is, under a name, and the one that the command line asks for, if it is another."""
+    variants = {name: Variant()}
+    if str(variant):
+        variants[str(variant)] = variant
+    return variants
 
 
 def _message(options: argparse.Namespace) -> bytes:
@@ -179,9 +184,7 @@ def _message(options: argparse.Namespace) -> bytes:
 
 
 def _recorded(options: argparse.Namespace, config: Config, variant: Variant) -> Iterator[list[_Version]]:
-    variants = {"today": Variant()} if options.today or str(variant) else {}
-    if str(variant):
-        variants[str(variant)] = variant
+    variants = _variants("today", variant) if options.today or str(variant) else dict[str, Variant]()
     for path in options.file:
         for tape in read_tapes(path):
             versions = [_Version("as recorded", tape, {})]

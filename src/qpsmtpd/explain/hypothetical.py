@@ -13,8 +13,6 @@ from qpsmtpd.transports.memory import Link
 
 __all__ = ["Visit", "visit"]
 
-_PORTS = {"remote_port": 50000, "local_port": 25}
-
 
 @dataclass(frozen=True, slots=True)
 class Visit:
@@ -44,7 +42,7 @@ class _Visit(RehearsalSession):
 
 def visit(site: RehearsalSite, client: Visit) -> Tape:
     """Have a client visit a site; give what came of it."""
-    session = _Visit(site, Peer(client.ip, _PORTS["remote_port"], "127.0.0.1", _PORTS["local_port"]))
+    session = _Visit(site, Peer(client.ip, 50_000, "127.0.0.1", 25))
     session.user = client.user
     link = Link(session, _no_pause)
     link.go()

@@ -35,7 +35,7 @@ class Variant:
 
     def lines(self, settings: Config) -> list[Line]:
         """The list. Raises ConfigError for a plugin that is named, and is not in it."""
-        lines = list(settings.lines(SHADOW) if self.shadow else plugin_lines(settings))
+        lines = list(plugin_lines(settings, SHADOW if self.shadow else "plugins"))
         if self.shadow and not lines:
             raise ConfigError(f"there is no {SHADOW} in the config directory, or nothing in it")
         for name in self.without:

@@ -76,7 +76,6 @@ class Settings:
     line_endings: LineEndings = LineEndings.STRICT
     lmtp: bool = False
     extensions: frozenset[Extension] = DEFAULT_EXTENSIONS
-    limits: Limits = LIMITS
 
 
 SETTINGS: Mapping[str, Settings] = {
@@ -180,7 +179,7 @@ def _play(settings: Settings, pieces: Sequence[bytes]) -> _Listener:
     server = listener.server = Server(
         hooks=_HOOKS,
         hostname="a",
-        limits=settings.limits,
+        limits=LIMITS,
         extensions=settings.extensions,
         line_endings=settings.line_endings,
         lmtp=settings.lmtp,

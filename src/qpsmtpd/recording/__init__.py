@@ -1,7 +1,8 @@
 """Sessions recorded as they went, and played again: with what plugins answered then, or with those of today.
 
-`tape` is the format, `recorder` writes it while a server runs, `rehearsal` is for sessions that are to have no
-effect, `player` plays recordings.
+`tape` is the format; `recorder` notes what happens while a server runs, `scribe` makes a recording of that, masked
+by `masks`, and `writer` is the process in which it does. `rehearsal` is for sessions that are to have no effect,
+`player` plays recordings.
 """
 
 from qpsmtpd.recording.player import Difference, PlayedSite, compare, play, play_recorded

@@ -16,6 +16,7 @@ import random
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,7 +34,7 @@ from qpsmtpd.session.effects import Effect, Interruption, Receive
 from qpsmtpd.session.session import Session
 from qpsmtpd.site import Site, current_session
 
-__all__ = ["Keep", "RecordedSession", "RecordingSite", "TapedServer", "in_directory"]
+__all__ = ["Files", "Keep", "RecordedSession", "RecordingSite", "TapedServer", "in_directory"]
 
 _MUCH = 65_536  # octets that are noted before the notes are handed on
 _MANY = 2_000  # notes
@@ -88,6 +89,7 @@ class Recorder:
     def end_turn(self) -> None:
         """Let the next octets begin a turn; hand on what is noted, if that is much."""
         self.same_turn = False
+        self.drains = 0
         if self.total > self.much or len(self.notes) > _MANY:
             self._give()
 
@@ -249,10 +251,7 @@ class RecordedSession(Session):
         self._server.recorder.notes.append((_ASKED, hook, NAMES[answer], texts, fields))
 
     def _next_wait(self) -> Receive:
-        recorder = self._server.recorder  # as in `Recorder.end_turn`
-        recorder.same_turn = False
-        if recorder.total > recorder.much or len(recorder.notes) > _MANY:
-            recorder.end_turn()
+        self._server.recorder.end_turn()
         return super()._next_wait()
 
     def _goodbye(self, why: Interruption) -> Reply:
@@ -379,33 +378,39 @@ class RecordingSite(Site):
 
 
 def in_directory(directory: Path) -> Keep:
-    """Keep each session in a file of its own, `20261126T101500-ID.jsonl` by the time of day in UTC. Raises OSError."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    complaints: list[OSError] = []
+    """Keep each session in a file of its own, see `Files`. Raises OSError."""
+    files = Files(directory)
 
     def keep(site: Site, identity: str) -> Callable[[str], object]:
-        path = os.fspath(directory / file_name(identity, site.wall()))
-
-        def write(text: str) -> None:
-            try:
-                append(path, text.encode("ascii"))
-            except OSError as error:  # mail goes on, whatever becomes of the recording
-                if not complaints:
-                    site.log(LOGERROR, f"error, sessions are not recorded: {error}", hook="")
-                complaints.append(error)
-
-        return write
+        return partial(files.append, identity, site.wall(), partial(site.log, LOGERROR, hook=""))
 
     return keep
 
 
-def file_name(identity: str, moment: float) -> str:
-    """What the file of a session is called; the moment is in seconds since the epoch."""
-    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(moment))}-{identity}.jsonl"
+class Files:
+    """A file for each session: `20261126T101500-ID.jsonl` by the time of day in UTC, for its owner alone."""
+
+    def __init__(self, directory: Path) -> None:
+        """Make the directory, if there is none. Raises OSError."""
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._directory = directory
+        self._complained = False
+
+    def append(self, identity: str, moment: float, complain: Callable[[str], object], text: str) -> None:
+        """Add lines to the file of a session, which began at this moment, in seconds since the epoch.
+
+        What goes wrong is complained of once; mail goes on, whatever becomes of the recording.
+        """
+        name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(moment))}-{identity}.jsonl"
+        try:
+            _append(os.fspath(self._directory / name), text.encode("ascii"))
+        except OSError as error:
+            if not self._complained:
+                self._complained = True
+                complain(f"error, sessions are not recorded: {error}")
 
 
-def append(path: str, data: bytes) -> None:
-    """Add to a file that its owner alone may read. Raises OSError."""
+def _append(path: str, data: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         while data:

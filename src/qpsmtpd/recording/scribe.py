@@ -90,7 +90,7 @@ class Scribe:
         self._turn = _Turn(0, 0.0)
         self._waiting: list[_Turn] = []
         self._calls: list[list[object]] = []
-        self._replaced: list[tuple[bytes, bytes]] = []
+        self._instead: list[tuple[bytes, bytes]] = []
         self._lines: list[str] = []
         self._headed = False
         self._total = 0  # octets that the client has sent
@@ -119,9 +119,9 @@ class Scribe:
         self._lines.append(encode(fields))
 
     def _heard(self, at: float, data: bytes, same_turn: bool) -> None:
-        self._settle()
         turn = self._turn
-        if not same_turn:  # else it is one more record of the same flight of TLS
+        if not same_turn:  # else it is one more record of the same flight of TLS, and nobody has looked at the others
+            self._settle()
             self._waiting.append(turn)
             self._turn = turn = _Turn(self._total, round(at - self._begun, 6))
         if data:
@@ -134,7 +134,7 @@ class Scribe:
             turn.fields["eof"] = True
 
     def _said(self, data: bytes) -> None:
-        for old, new in self._replaced:
+        for old, new in self._instead:
             data = data.replace(old, new)
         self._turn.said.append(data)
 
@@ -159,8 +159,8 @@ class Scribe:
         if drained is not None:
             self._turn.fields["drained"] = drained
 
-    def _replace(self, old: bytes, new: bytes) -> None:
-        self._replaced.append((old, new))
+    def _replaced(self, old: bytes, new: bytes) -> None:
+        self._instead.append((old, new))
 
     # What octets are
 
@@ -279,23 +279,4 @@ def _no_content(data: bytes) -> bytes:
     return data.translate(masks.CONTENT)
 
 
-_TELLERS: dict[int, Callable[..., None]] = {
-    note.value: getattr(Scribe, f"_{name}")
-    for note, name in {
-        Note.BEGIN: "begin",
-        Note.HEAD: "head",
-        Note.HEARD: "heard",
-        Note.SAID: "said",
-        Note.CALLED: "called",
-        Note.ASKED: "asked",
-        Note.ADDED: "added",
-        Note.HUNG_UP: "hung_up",
-        Note.REPLACED: "replace",
-        Note.CONTENT: "content",
-        Note.CONTENT_END: "content_end",
-        Note.AUTH: "auth",
-        Note.AUTH_END: "auth_end",
-        Note.DROPPED: "dropped",
-        Note.END: "end",
-    }.items()
-}
+_TELLERS: dict[int, Callable[..., None]] = {note.value: getattr(Scribe, f"_{note.name.lower()}") for note in Note}

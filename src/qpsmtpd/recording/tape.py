@@ -56,6 +56,11 @@ class Call:
     logged: tuple[str, ...] = ()
     """What it wrote to the log meanwhile."""
 
+    @property
+    def reason(self) -> str:
+        """Why it answered so: what it wrote to the log, of an exception without the traceback; else its texts."""
+        return "; ".join(self.logged[:1] if self.answer is FAILED else self.logged) or ", ".join(self.texts)
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:

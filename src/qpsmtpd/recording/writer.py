@@ -13,10 +13,12 @@ import contextlib
 import fcntl
 import marshal
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,7 +27,7 @@ from typing import Any, BinaryIO, cast
 
 from qpsmtpd.config import Config
 from qpsmtpd.logs import LOGERROR
-from qpsmtpd.recording.recorder import RecordingSite, append, file_name, in_directory
+from qpsmtpd.recording.recorder import Files, RecordingSite, in_directory
 from qpsmtpd.recording.scribe import Note, Notes, Scribe
 from qpsmtpd.session.connection import Connection
 
@@ -43,7 +45,6 @@ class Writer:
 
     def __init__(self, directory: Path, complain: Callable[[str], object], *, mask_content: bool) -> None:
         """Start it, and wait until it is there. `complain` is told what goes wrong later. Raises OSError."""
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._complain = complain
         words = [sys.executable, "-m", "qpsmtpd.recording.writer", os.fspath(directory)]
         self._process = subprocess.Popen(
@@ -86,17 +87,21 @@ class Writer:
         assert self._process.stdin is not None
         if self._process.stdin.closed:
             return
+        end = time.monotonic() + _PATIENCE
         with self._lock:
-            os.set_blocking(self._pipe, True)
             self._push()
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
+            while self._waiting and (left := end - time.monotonic()) > 0:
+                select.select([], [self._pipe], [], left)
+                self._push()
+            self._works = False
+            self._process.stdin.close()
             if self._left_out:
                 self._complain(f"{self._left_out} sessions are not recorded: there was no time to write them")
         try:
-            self._process.wait(_PATIENCE)
+            self._process.wait(max(end - time.monotonic(), 0))
         except subprocess.TimeoutExpired:
             self._process.kill()
+            self._process.wait()
             self._complain(f"what writes recordings has not ended within {_PATIENCE:g} s")
 
     def _leave_out(self, identity: str, *, ended: bool) -> None:
@@ -167,38 +172,6 @@ class DirectorySite(RecordingSite):
 # The process itself
 
 
-class _Files:
-    """The sessions that go on, and the files they are written into."""
-
-    def __init__(self, directory: Path, *, mask_content: bool) -> None:
-        self._directory = directory
-        self._mask_content = mask_content
-        self._scribes: dict[str, Scribe] = {}
-        self._complained = False
-
-    def take(self, identity: str, moment: float, notes: Notes) -> None:
-        """Write what is noted of a session."""
-        scribe = self._scribes.get(identity)
-        if scribe is None:
-            scribe = self._scribes[identity] = Scribe(self._file(identity, moment), mask_content=self._mask_content)
-        scribe.write(notes)
-        if notes[-1][0] == _END:
-            del self._scribes[identity]
-
-    def _file(self, identity: str, moment: float) -> Callable[[str], object]:
-        path = self._directory / file_name(identity, moment)
-
-        def write(text: str) -> None:
-            try:
-                append(os.fspath(path), text.encode("ascii"))
-            except OSError as error:
-                if not self._complained:
-                    self._complained = True
-                    sys.stderr.write(f"error, sessions are not recorded: {error}\n")
-
-        return write
-
-
 def _frames(pipe: BinaryIO) -> "Callable[[], bytes]":
     def frame() -> bytes:
         """The next of them; empty at the end, also if it is cut off."""
@@ -214,11 +187,22 @@ def main(words: list[str]) -> None:
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, signal.SIG_IGN)
     os.nice(10)  # mail comes first
+    files, mask_content = Files(Path(words[0])), "--mask-content" in words[1:]
     with sys.stdout as begun:
         begun.write("\n")
-    files = _Files(Path(words[0]), mask_content="--mask-content" in words[1:])
+    scribes: dict[str, Scribe] = {}
     for data in iter(_frames(sys.stdin.buffer), b""):
-        files.take(*marshal.loads(data))  # noqa: S302 - from the server, which has started this process
+        identity, moment, notes = marshal.loads(data)  # noqa: S302 - from the server, which has started this process
+        if identity not in scribes:
+            write = partial(files.append, identity, moment, _complain)
+            scribes[identity] = Scribe(write, mask_content=mask_content)
+        scribes[identity].write(notes)
+        if notes[-1][0] == _END:
+            del scribes[identity]
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
 
 
 if __name__ == "__main__":

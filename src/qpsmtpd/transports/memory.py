@@ -8,7 +8,7 @@ from qpsmtpd.session.effects import Await, CallBlocking, Close, Effect, Pause, R
 from qpsmtpd.session.session import Session
 from qpsmtpd.site import current_session
 
-__all__ = ["Link", "complete", "perform"]
+__all__ = ["Link", "complete"]
 
 T = TypeVar("T")
 
@@ -58,7 +58,7 @@ class Link:
         if isinstance(effect, Pause):
             return self._pause(effect)
         self.closed = self.closed or isinstance(effect, Close)
-        return perform(effect)
+        return _perform(effect)
 
 
 def complete(effects: Generator[Effect, object, T]) -> T:
@@ -70,7 +70,7 @@ def complete(effects: Generator[Effect, object, T]) -> T:
         while True:
             effect = step(outcome)
             try:
-                outcome, step = perform(effect), effects.send
+                outcome, step = _perform(effect), effects.send
             except Exception as error:  # noqa: BLE001 - it is for those who have asked for the effect
                 outcome, step = error, effects.throw
     except StopIteration as stop:
@@ -79,7 +79,7 @@ def complete(effects: Generator[Effect, object, T]) -> T:
         current_session.set(outside)
 
 
-def perform(effect: Effect) -> object:
+def _perform(effect: Effect) -> object:
     """Perform an effect that needs no peer, at once; of the others there is nothing to do."""
     match effect:
         case CallBlocking(function):
